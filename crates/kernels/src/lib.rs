@@ -1,0 +1,23 @@
+//! Tensor operations with their gradients: convolution, linear maps, attention, norms, activations.
+//!
+//! Public functions take burn tensors and choose the path by device: on `flex` (the CPU) an extension
+//! of ours with a handwritten forward and backward where one exists, elsewhere burn's own operations.
+//! This crate knows no diffusion. It is the only one that may hold `unsafe`.
+//!
+//! Legend: `b` batch, `c` channels, `h w` rows and columns, `n` tokens, `d` width, `k` heads.
+
+mod activation;
+mod attention;
+mod conv;
+mod linear;
+mod mapped;
+mod norm;
+mod resample;
+
+pub use activation::{gelu, quick_gelu, silu};
+pub use attention::{Mask, attention};
+pub use conv::{Padding, conv2d};
+pub use linear::linear;
+pub use mapped::map_file;
+pub use norm::{Activation, group_norm, layer_norm};
+pub use resample::upsample_nearest2x;

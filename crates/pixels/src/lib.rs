@@ -1,0 +1,1 @@
+//! Pictures: files, resizing, colour, degradation, scores; knows no tensor.

@@ -1,0 +1,1 @@
+//! Diffusion priors as sequences of segments; knows no adapter.

@@ -1,0 +1,1 @@
+//! Restores real photographs with a diffusion prior and a restoration adapter.

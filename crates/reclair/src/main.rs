@@ -1,0 +1,2 @@
+//! The `reclair` program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Restoration with a diffusion prior: the paper.
