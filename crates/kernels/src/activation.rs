@@ -2,9 +2,15 @@
 
 use burn::tensor::{Tensor, activation};
 
+use crate::extension;
+
 /// `x * sigmoid(x)`. Any shape.
 pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    activation::silu(x)
+    if extension::is_fast(&x) {
+        extension::silu(x)
+    } else {
+        activation::silu(x)
+    }
 }
 
 /// Exact GELU, `x * Phi(x)` with the error function. Any shape.

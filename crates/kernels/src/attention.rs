@@ -14,13 +14,25 @@ pub enum Mask {
 /// Attention of `q` `[b, k, n, d]` over `key` and `value` `[b, k, m, d]`, giving `[b, k, n, d]`.
 ///
 /// `scale` multiplies the logits, usually `d^-1/2`.
-pub fn attention(q: Tensor<4>, key: Tensor<4>, value: Tensor<4>, scale: f64, mask: Mask) -> Tensor<4> {
+pub fn attention(
+    q: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    scale: f64,
+    mask: Mask,
+) -> Tensor<4> {
     let [_, _, n, _] = q.dims();
     let m = key.dims()[2];
     let mut logits = (q * scale).matmul(key.swap_dims(2, 3)); // [b, k, n, m]
     if mask == Mask::Causal {
         let hidden: Vec<f32> = (0..n * m)
-            .map(|at| if at % m > at / m { f32::NEG_INFINITY } else { 0.0 })
+            .map(|at| {
+                if at % m > at / m {
+                    f32::NEG_INFINITY
+                } else {
+                    0.0
+                }
+            })
             .collect();
         let bias = Tensor::<4>::from_data(
             TensorData::new(hidden, [1, 1, n, m]),

@@ -2,6 +2,8 @@
 
 use burn::tensor::{Tensor, module, ops::ConvOptions};
 
+use crate::{extension, fast::conv::ConvShape};
+
 /// Zero rows and columns added around the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Padding {
@@ -18,7 +20,12 @@ pub struct Padding {
 impl Padding {
     /// The same number of zeros on all four sides.
     pub const fn same(n: usize) -> Self {
-        Self { top: n, left: n, bottom: n, right: n }
+        Self {
+            top: n,
+            left: n,
+            bottom: n,
+            right: n,
+        }
     }
 }
 
@@ -26,6 +33,22 @@ impl Padding {
 ///
 /// A weight in half precision is widened to the input's type.
 pub fn conv2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    stride: usize,
+    padding: Padding,
+) -> Tensor<4> {
+    if extension::is_fast(&x) && extension::is_weight(weight.dtype()) {
+        let bias = bias.map(|bias| crate::linear::like(bias, x.dtype()));
+        let shape = shape(&x, &weight, stride, padding);
+        return extension::conv2d(x, weight, bias, shape);
+    }
+    conv2d_plain(x, weight, bias, stride, padding)
+}
+
+/// [`conv2d`] by burn's own operations.
+fn conv2d_plain(
     x: Tensor<4>,
     weight: Tensor<4>,
     bias: Option<Tensor<1>>,
@@ -44,12 +67,50 @@ pub fn conv2d(
     } else {
         pad(x, padding)
     };
-    module::conv2d(x, weight, bias, ConvOptions::new([stride; 2], [0, 0], [1, 1], 1))
+    module::conv2d(
+        x,
+        weight,
+        bias,
+        ConvOptions::new([stride; 2], [0, 0], [1, 1], 1),
+    )
+}
+
+fn shape(x: &Tensor<4>, weight: &Tensor<4>, stride: usize, padding: Padding) -> ConvShape {
+    let [batch, c_in, h, w] = x.dims();
+    let [c_out, weight_in, kh, kw] = weight.dims();
+    assert_eq!(
+        c_in, weight_in,
+        "conv2d: channels of the input and of the weight"
+    );
+    let (rows, cols) = (
+        h + padding.top + padding.bottom,
+        w + padding.left + padding.right,
+    );
+    assert!(
+        stride > 0 && rows >= kh && cols >= kw,
+        "conv2d: a {kh}x{kw} kernel with stride {stride} on {rows}x{cols} padded pixels"
+    );
+    ConvShape {
+        batch,
+        input: [c_in, h, w],
+        output: [c_out, (rows - kh) / stride + 1, (cols - kw) / stride + 1],
+        kernel: [kh, kw],
+        stride,
+        before: [padding.top as isize, padding.left as isize],
+    }
 }
 
 fn pad(x: Tensor<4>, padding: Padding) -> Tensor<4> {
     let [b, c, h, w] = x.dims();
-    let Padding { top, left, bottom, right } = padding;
-    let zeros = Tensor::zeros([b, c, h + top + bottom, w + left + right], (&x.device(), x.dtype()));
+    let Padding {
+        top,
+        left,
+        bottom,
+        right,
+    } = padding;
+    let zeros = Tensor::zeros(
+        [b, c, h + top + bottom, w + left + right],
+        (&x.device(), x.dtype()),
+    );
     zeros.slice_assign([0..b, 0..c, top..top + h, left..left + w], x)
 }

@@ -9,6 +9,8 @@
 mod activation;
 mod attention;
 mod conv;
+mod extension;
+mod fast;
 mod linear;
 mod mapped;
 mod norm;
@@ -17,6 +19,8 @@ mod resample;
 pub use activation::{gelu, quick_gelu, silu};
 pub use attention::{Mask, attention};
 pub use conv::{Padding, conv2d};
+#[doc(hidden)]
+pub use fast::peak::{fma_loop, fma_loop_flops};
 pub use linear::linear;
 pub use mapped::map_file;
 pub use norm::{Activation, group_norm, layer_norm};

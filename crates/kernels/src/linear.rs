@@ -5,7 +5,11 @@ use burn::tensor::{DType, FloatDType, Tensor};
 /// Maps the last axis of `x` `[.., d_in]` through `weight` `[d_out, d_in]` and adds `bias` `[d_out]`.
 ///
 /// A weight in half precision is widened to the input's type.
-pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+pub fn linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
     let [out, _] = weight.dims();
     let dims = x.dims();
     let rows = dims[..D - 1].iter().product::<usize>();

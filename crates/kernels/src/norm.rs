@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::{linear::like, silu};
+use crate::{extension, fast::norm::NormShape, linear::like, silu};
 
 /// What follows a norm in the same pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,35 @@ pub enum Activation {
 ///
 /// Biased variance over each group's `c / groups * h * w` values, as in PyTorch.
 pub fn group_norm(
+    x: Tensor<4>,
+    groups: usize,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    eps: f64,
+    activation: Activation,
+) -> Tensor<4> {
+    let [b, c, h, w] = x.dims();
+    if extension::is_fast(&x) {
+        assert!(
+            c.is_multiple_of(groups),
+            "group_norm: {c} channels in {groups} groups"
+        );
+        let shape = NormShape {
+            batch: b,
+            channels: c,
+            groups,
+            plane: h * w,
+            eps,
+            activation,
+        };
+        let (weight, bias) = (like(weight, x.dtype()), like(bias, x.dtype()));
+        return extension::group_norm(x, weight, bias, shape);
+    }
+    group_norm_plain(x, groups, weight, bias, eps, activation)
+}
+
+/// [`group_norm`] by burn's own operations.
+fn group_norm_plain(
     x: Tensor<4>,
     groups: usize,
     weight: Tensor<1>,

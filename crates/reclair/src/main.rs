@@ -1,2 +1,17 @@
 //! The `reclair` program.
-fn main() {}
+
+mod cli;
+
+/// Large, short-lived buffers are the rule here; the system's allocator returns each to the kernel.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    match cli::main() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,18 @@
-//! Training of priors and adapters.
+//! Training of autoencoders, priors and adapters, at the size of a laptop or of SDXL.
+//!
+//! A run is a [`config::TrainConfig`]. Parameters, gradients and optimiser state are host values keyed
+//! by tensor name; every step builds the networks over them as leaves of an autodiff tape.
+//!
+//! Legend: `b` batch, `c` channels, `h w` rows and columns.
+
+mod error;
+
+pub mod checkpoint;
+pub mod config;
+pub mod data;
+pub mod objective;
+pub mod optimise;
+pub mod run;
+pub mod walk;
+
+pub use error::Error;

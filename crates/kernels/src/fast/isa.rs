@@ -1,0 +1,69 @@
+//! Which instruction set the fast paths use, chosen once at run time.
+//!
+//! `RECLAIR_ISA=portable|avx2|avx512` forces one (a set the machine lacks is ignored);
+//! `RECLAIR_KERNELS=off` turns the fast paths off, so that every operation is burn's own.
+
+use std::sync::OnceLock;
+
+/// An instruction set the kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Isa {
+    /// Plain Rust.
+    Portable,
+    /// AVX2 with FMA, 8 lanes.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL, 16 lanes.
+    Avx512,
+}
+
+impl Isa {
+    /// The set in use: what the environment asks for if this machine has it, else the widest.
+    pub(crate) fn current() -> Self {
+        static CURRENT: OnceLock<Isa> = OnceLock::new();
+        *CURRENT.get_or_init(|| {
+            let wanted = match std::env::var("RECLAIR_ISA").as_deref() {
+                Ok("portable") => Self::Portable,
+                Ok("avx2") => Self::Avx2,
+                _ => Self::Avx512,
+            };
+            [wanted, Self::Avx2]
+                .into_iter()
+                .find(|isa| isa.is_available())
+                .unwrap_or(Self::Portable)
+        })
+    }
+
+    /// Whether this machine has it.
+    pub(crate) fn is_available(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && Self::Avx2.is_available()
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// Every set this machine has.
+    #[cfg(test)]
+    pub(crate) fn available() -> Vec<Self> {
+        [Self::Portable, Self::Avx2, Self::Avx512]
+            .into_iter()
+            .filter(|isa| isa.is_available())
+            .collect()
+    }
+}
+
+/// Whether the fast paths are on (`RECLAIR_KERNELS` is not `off`).
+pub(crate) fn enabled() -> bool {
+    static ENABLED: OnceLock<bool> = OnceLock::new();
+    *ENABLED.get_or_init(|| std::env::var("RECLAIR_KERNELS").as_deref() != Ok("off"))
+}

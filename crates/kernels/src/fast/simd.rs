@@ -1,0 +1,474 @@
+//! A small vector vocabulary, so that one kernel serves every instruction set.
+//!
+//! A value of [`Portable`], `Avx2` or `Avx512` is a token: it exists only where the machine has that
+//! set, which is why its arithmetic is safe. A kernel is a [`Job`]; [`dispatch`] runs it inside a
+//! function compiled for the set.
+
+#![expect(
+    unsafe_code,
+    reason = "vector intrinsics; every block states why it is sound"
+)]
+
+use super::isa::Isa;
+
+/// Vector arithmetic of one instruction set; lanes are f32.
+pub(crate) trait Simd: Copy {
+    /// A vector register.
+    type V: Copy;
+    /// Values in a vector.
+    const LANES: usize;
+    /// Rows of two-vector accumulators that fit the register file beside the operands.
+    const ROWS: usize;
+    /// Vectors of output channels in the weight gradient's accumulators.
+    const GRAD_VECTORS: usize;
+
+    /// Reads `LANES` values.
+    ///
+    /// # Safety
+    /// `p` is valid for reading `LANES` values.
+    unsafe fn load(self, p: *const f32) -> Self::V;
+    /// Writes `LANES` values.
+    ///
+    /// # Safety
+    /// `p` is valid for writing `LANES` values.
+    unsafe fn store(self, p: *mut f32, v: Self::V);
+    /// Reads `n <= LANES` values; the other lanes are zero.
+    ///
+    /// # Safety
+    /// `p` is valid for reading `n` values.
+    unsafe fn load_part(self, p: *const f32, n: usize) -> Self::V;
+    /// Writes the first `n <= LANES` values.
+    ///
+    /// # Safety
+    /// `p` is valid for writing `n` values.
+    unsafe fn store_part(self, p: *mut f32, v: Self::V, n: usize);
+    /// Transposes a `LANES` x `LANES` block from rows `from_stride` apart to rows `to_stride` apart.
+    ///
+    /// # Safety
+    /// All rows are valid for `LANES` values, and the blocks do not overlap.
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        from: *const f32,
+        from_stride: usize,
+        to: *mut f32,
+        to_stride: usize,
+    ) {
+        for row in 0..Self::LANES {
+            for col in 0..Self::LANES {
+                // SAFETY: by the caller's promise.
+                unsafe { *to.add(col * to_stride + row) = *from.add(row * from_stride + col) };
+            }
+        }
+    }
+
+    /// The same value in every lane.
+    fn splat(self, x: f32) -> Self::V;
+    /// `a + b`.
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`.
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`.
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, in one rounding where the set has it.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `v` held within `low..=high`; NaN stays NaN.
+    fn clamp(self, v: Self::V, low: f32, high: f32) -> Self::V;
+    /// The nearest whole number, ties to even; `|v| < 2^22`.
+    fn round(self, v: Self::V) -> Self::V;
+    /// `2^n` for whole `n` in `-126..=127`; any value for NaN.
+    fn exp2_whole(self, n: Self::V) -> Self::V;
+    /// The lanes' sum, in a fixed order.
+    fn sum(self, v: Self::V) -> f32;
+
+    /// `e^v` to about 1 ulp, for `v` held within -87..=88; NaN stays NaN.
+    #[inline(always)]
+    fn exp(self, v: Self::V) -> Self::V {
+        let v = self.clamp(v, -87.0, 88.0);
+        let n = self.round(self.mul(v, self.splat(std::f32::consts::LOG2_E)));
+        // ln 2 in two parts (Cephes expf): n times the first is exact.
+        let r = self.fma(n, self.splat(-0.693_359_4), v);
+        let r = self.fma(n, self.splat(2.121_944_4e-4), r);
+        let mut p = self.splat(1.987_569_1e-4);
+        for c in [
+            1.398_199_9e-3,
+            8.333_452e-3,
+            4.166_579_6e-2,
+            1.666_666_5e-1,
+            5.0e-1,
+        ] {
+            p = self.fma(p, r, self.splat(c));
+        }
+        let p = self.fma(self.mul(p, r), r, self.add(r, self.splat(1.0)));
+        self.mul(p, self.exp2_whole(n))
+    }
+
+    /// `1 / (1 + e^-v)`.
+    #[inline(always)]
+    fn sigmoid(self, v: Self::V) -> Self::V {
+        let one = self.splat(1.0);
+        self.div(one, self.add(one, self.exp(self.sub(self.splat(0.0), v))))
+    }
+}
+
+/// A kernel, written once for every instruction set. `run` must be `#[inline(always)]`.
+pub(crate) trait Job {
+    /// What it gives back.
+    type Out;
+    /// Runs with the vectors of `s`.
+    fn run<S: Simd>(self, s: S) -> Self::Out;
+}
+
+/// Runs `job` with `isa`, or portably where the machine lacks it.
+#[inline]
+pub(crate) fn dispatch<J: Job>(isa: Isa, job: J) -> J::Out {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if isa == Isa::Avx512 && isa.is_available() {
+            // SAFETY: the machine has the features.
+            return unsafe { x86::run_avx512(job) };
+        }
+        if isa == Isa::Avx2 && isa.is_available() {
+            // SAFETY: the machine has the features.
+            return unsafe { x86::run_avx2(job) };
+        }
+    }
+    let _ = isa;
+    job.run(Portable)
+}
+
+/// Plain Rust, eight lanes, which compilers turn into whatever the target has.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+/// Eight values.
+type Eight = [f32; 8];
+
+#[inline(always)]
+fn zip(a: Eight, b: Eight, f: impl Fn(f32, f32) -> f32) -> Eight {
+    std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+impl Simd for Portable {
+    type V = Eight;
+    const LANES: usize = 8;
+    const ROWS: usize = 3;
+    const GRAD_VECTORS: usize = 1;
+
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> Eight {
+        // SAFETY: by the caller's promise; an array of f32 has the alignment of f32.
+        unsafe { *p.cast::<Eight>() }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: Eight) {
+        // SAFETY: as in `load`.
+        unsafe { *p.cast::<Eight>() = v };
+    }
+    #[inline(always)]
+    unsafe fn load_part(self, p: *const f32, n: usize) -> Eight {
+        // SAFETY: by the caller's promise only the first n are read.
+        std::array::from_fn(|i| if i < n { unsafe { *p.add(i) } } else { 0.0 })
+    }
+    #[inline(always)]
+    unsafe fn store_part(self, p: *mut f32, v: Eight, n: usize) {
+        for (i, value) in v.into_iter().enumerate().take(n) {
+            // SAFETY: by the caller's promise the first n may be written.
+            unsafe { *p.add(i) = value };
+        }
+    }
+    #[inline(always)]
+    fn splat(self, x: f32) -> Eight {
+        [x; 8]
+    }
+    #[inline(always)]
+    fn add(self, a: Eight, b: Eight) -> Eight {
+        zip(a, b, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, a: Eight, b: Eight) -> Eight {
+        zip(a, b, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, a: Eight, b: Eight) -> Eight {
+        zip(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn div(self, a: Eight, b: Eight) -> Eight {
+        zip(a, b, |a, b| a / b)
+    }
+    #[inline(always)]
+    fn fma(self, a: Eight, b: Eight, c: Eight) -> Eight {
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    fn clamp(self, v: Eight, low: f32, high: f32) -> Eight {
+        v.map(|x| {
+            if x < low {
+                low
+            } else if x > high {
+                high
+            } else {
+                x
+            }
+        })
+    }
+    #[inline(always)]
+    fn round(self, v: Eight) -> Eight {
+        // Adding 1.5 * 2^23 leaves no fraction bits.
+        v.map(|x| (x + 12_582_912.0) - 12_582_912.0)
+    }
+    #[inline(always)]
+    fn exp2_whole(self, n: Eight) -> Eight {
+        n.map(|n| f32::from_bits(((n as i32 + 127) << 23) as u32))
+    }
+    #[inline(always)]
+    fn sum(self, v: Eight) -> f32 {
+        ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{Job, Simd};
+
+    /// The token of AVX2 with FMA.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx2(());
+
+    /// The token of AVX-512 F, BW, DQ and VL.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx512(());
+
+    /// Runs `job` compiled for AVX2.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn run_avx2<J: Job>(job: J) -> J::Out {
+        job.run(Avx2(()))
+    }
+
+    /// Runs `job` compiled for AVX-512.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    pub(super) fn run_avx512<J: Job>(job: J) -> J::Out {
+        job.run(Avx512(()))
+    }
+
+    /// An intrinsic without memory operands.
+    macro_rules! pure {
+        ($call:expr) => {
+            // SAFETY: the token proves that the machine has the instruction.
+            unsafe { $call }
+        };
+    }
+
+    impl Simd for Avx512 {
+        type V = __m512;
+        const LANES: usize = 16;
+        const ROWS: usize = 13;
+        const GRAD_VECTORS: usize = 2;
+
+        #[inline(always)]
+        unsafe fn load(self, p: *const f32) -> __m512 {
+            // SAFETY: the token proves the instruction, the caller the pointer.
+            unsafe { _mm512_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32, v: __m512) {
+            // SAFETY: the token proves the instruction, the caller the pointer.
+            unsafe { _mm512_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn load_part(self, p: *const f32, n: usize) -> __m512 {
+            // SAFETY: masked lanes are not read; the rest is the caller's promise.
+            unsafe { _mm512_maskz_loadu_ps(((1u32 << n) - 1) as __mmask16, p) }
+        }
+        #[inline(always)]
+        unsafe fn store_part(self, p: *mut f32, v: __m512, n: usize) {
+            // SAFETY: masked lanes are not written; the rest is the caller's promise.
+            unsafe { _mm512_mask_storeu_ps(p, ((1u32 << n) - 1) as __mmask16, v) }
+        }
+        #[inline(always)]
+        unsafe fn transpose(
+            self,
+            from: *const f32,
+            from_stride: usize,
+            to: *mut f32,
+            to_stride: usize,
+        ) {
+            // SAFETY: the token proves the instructions, the caller the pointers.
+            unsafe {
+                let mut r: [__m512; 16] =
+                    std::array::from_fn(|i| _mm512_loadu_ps(from.add(i * from_stride)));
+                // 2x2 blocks, then 4x4, within the 128-bit quarters.
+                for i in (0..16).step_by(2) {
+                    let (a, b) = (r[i], r[i + 1]);
+                    r[i] = _mm512_unpacklo_ps(a, b);
+                    r[i + 1] = _mm512_unpackhi_ps(a, b);
+                }
+                for i in (0..16).step_by(4) {
+                    let [a, b, c, d] = [0, 1, 2, 3].map(|j| _mm512_castps_pd(r[i + j]));
+                    r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+                    r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+                    r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+                    r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+                }
+                // Quarters: r[4g + j] holds columns j, 4 + j, 8 + j, 12 + j of rows 4g..4g + 4.
+                for j in 0..4 {
+                    let [a, b, c, d] = [0, 4, 8, 12].map(|g| r[g + j]);
+                    let ab_low = _mm512_shuffle_f32x4::<0x88>(a, b);
+                    let ab_high = _mm512_shuffle_f32x4::<0xdd>(a, b);
+                    let cd_low = _mm512_shuffle_f32x4::<0x88>(c, d);
+                    let cd_high = _mm512_shuffle_f32x4::<0xdd>(c, d);
+                    let out = [
+                        _mm512_shuffle_f32x4::<0x88>(ab_low, cd_low),
+                        _mm512_shuffle_f32x4::<0x88>(ab_high, cd_high),
+                        _mm512_shuffle_f32x4::<0xdd>(ab_low, cd_low),
+                        _mm512_shuffle_f32x4::<0xdd>(ab_high, cd_high),
+                    ];
+                    for (q, row) in out.into_iter().enumerate() {
+                        _mm512_storeu_ps(to.add((4 * q + j) * to_stride), row);
+                    }
+                }
+            }
+        }
+        #[inline(always)]
+        fn splat(self, x: f32) -> __m512 {
+            pure!(_mm512_set1_ps(x))
+        }
+        #[inline(always)]
+        fn add(self, a: __m512, b: __m512) -> __m512 {
+            pure!(_mm512_add_ps(a, b))
+        }
+        #[inline(always)]
+        fn sub(self, a: __m512, b: __m512) -> __m512 {
+            pure!(_mm512_sub_ps(a, b))
+        }
+        #[inline(always)]
+        fn mul(self, a: __m512, b: __m512) -> __m512 {
+            pure!(_mm512_mul_ps(a, b))
+        }
+        #[inline(always)]
+        fn div(self, a: __m512, b: __m512) -> __m512 {
+            pure!(_mm512_div_ps(a, b))
+        }
+        #[inline(always)]
+        fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+            pure!(_mm512_fmadd_ps(a, b, c))
+        }
+        #[inline(always)]
+        fn clamp(self, v: __m512, low: f32, high: f32) -> __m512 {
+            // The second operand is the result where either is NaN.
+            pure!(_mm512_min_ps(
+                _mm512_set1_ps(high),
+                _mm512_max_ps(_mm512_set1_ps(low), v)
+            ))
+        }
+        #[inline(always)]
+        fn round(self, v: __m512) -> __m512 {
+            pure!(_mm512_roundscale_ps::<
+                { _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC },
+            >(v))
+        }
+        #[inline(always)]
+        fn exp2_whole(self, n: __m512) -> __m512 {
+            pure!(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(
+                _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127))
+            )))
+        }
+        #[inline(always)]
+        fn sum(self, v: __m512) -> f32 {
+            pure!(_mm512_reduce_add_ps(v))
+        }
+    }
+
+    /// A mask of the first `n` of eight lanes.
+    #[inline(always)]
+    fn first(_: Avx2, n: usize) -> __m256i {
+        pure!(_mm256_cmpgt_epi32(
+            _mm256_set1_epi32(n as i32),
+            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)
+        ))
+    }
+
+    impl Simd for Avx2 {
+        type V = __m256;
+        const LANES: usize = 8;
+        const ROWS: usize = 6;
+        const GRAD_VECTORS: usize = 1;
+
+        #[inline(always)]
+        unsafe fn load(self, p: *const f32) -> __m256 {
+            // SAFETY: the token proves the instruction, the caller the pointer.
+            unsafe { _mm256_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32, v: __m256) {
+            // SAFETY: the token proves the instruction, the caller the pointer.
+            unsafe { _mm256_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn load_part(self, p: *const f32, n: usize) -> __m256 {
+            // SAFETY: masked lanes are not read; the rest is the caller's promise.
+            unsafe { _mm256_maskload_ps(p, first(self, n)) }
+        }
+        #[inline(always)]
+        unsafe fn store_part(self, p: *mut f32, v: __m256, n: usize) {
+            // SAFETY: masked lanes are not written; the rest is the caller's promise.
+            unsafe { _mm256_maskstore_ps(p, first(self, n), v) }
+        }
+        #[inline(always)]
+        fn splat(self, x: f32) -> __m256 {
+            pure!(_mm256_set1_ps(x))
+        }
+        #[inline(always)]
+        fn add(self, a: __m256, b: __m256) -> __m256 {
+            pure!(_mm256_add_ps(a, b))
+        }
+        #[inline(always)]
+        fn sub(self, a: __m256, b: __m256) -> __m256 {
+            pure!(_mm256_sub_ps(a, b))
+        }
+        #[inline(always)]
+        fn mul(self, a: __m256, b: __m256) -> __m256 {
+            pure!(_mm256_mul_ps(a, b))
+        }
+        #[inline(always)]
+        fn div(self, a: __m256, b: __m256) -> __m256 {
+            pure!(_mm256_div_ps(a, b))
+        }
+        #[inline(always)]
+        fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+            pure!(_mm256_fmadd_ps(a, b, c))
+        }
+        #[inline(always)]
+        fn clamp(self, v: __m256, low: f32, high: f32) -> __m256 {
+            // The second operand is the result where either is NaN.
+            pure!(_mm256_min_ps(
+                _mm256_set1_ps(high),
+                _mm256_max_ps(_mm256_set1_ps(low), v)
+            ))
+        }
+        #[inline(always)]
+        fn round(self, v: __m256) -> __m256 {
+            pure!(_mm256_round_ps::<
+                { _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC },
+            >(v))
+        }
+        #[inline(always)]
+        fn exp2_whole(self, n: __m256) -> __m256 {
+            pure!(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(
+                _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127))
+            )))
+        }
+        #[inline(always)]
+        fn sum(self, v: __m256) -> f32 {
+            let mut lanes = [0.0; 8];
+            // SAFETY: the array has eight lanes.
+            unsafe { self.store(lanes.as_mut_ptr(), v) };
+            super::Portable.sum(lanes)
+        }
+    }
+}

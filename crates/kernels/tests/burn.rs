@@ -1,0 +1,232 @@
+//! What we rely on in burn, and our operations through its tensors and its autodiff.
+
+use burn::tensor::{
+    Bytes, DType, Device, Distribution, FloatDType, Tensor, TensorData, module, ops::ConvOptions,
+};
+use kernels::{Activation, Padding, conv2d, group_norm, map_file, silu};
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().expect("f32 values")
+}
+
+fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+    Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), &Device::flex())
+}
+
+fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: Tensor<D>, tolerance: f32) {
+    assert_eq!(got.dims(), want.dims(), "{what}");
+    let (got, want) = (values(got), values(want));
+    let norm = want.iter().map(|w| w * w).sum::<f32>().sqrt();
+    let off = got
+        .iter()
+        .zip(&want)
+        .map(|(g, w)| (g - w).powi(2))
+        .sum::<f32>()
+        .sqrt();
+    assert!(
+        off <= tolerance * norm,
+        "{what}: {off} > {tolerance} * {norm}"
+    );
+}
+
+fn plain_conv(x: Tensor<4>, w: Tensor<4>, b: Tensor<1>, stride: usize) -> Tensor<4> {
+    module::conv2d(
+        x,
+        w,
+        Some(b),
+        ConvOptions::new([stride; 2], [1; 2], [1; 2], 1),
+    )
+}
+
+#[test]
+fn conv2d_and_its_gradients_match_burns_own() {
+    for (stride, size) in [(1, 16), (2, 16), (1, 9)] {
+        let (x, w, b) = (
+            random([2, 20, size, size]),
+            random([30, 20, 3, 3]),
+            random([30]),
+        );
+        let leaf = |x: &Tensor<4>| x.clone().autodiff().require_grad();
+        let (x1, w1, b1) = (leaf(&x), leaf(&w), b.clone().autodiff().require_grad());
+        let (x2, w2, b2) = (leaf(&x), leaf(&w), b.clone().autodiff().require_grad());
+        let y1 = conv2d(
+            x1.clone(),
+            w1.clone(),
+            Some(b1.clone()),
+            stride,
+            Padding::same(1),
+        );
+        let y2 = plain_conv(x2.clone(), w2.clone(), b2.clone(), stride);
+        assert_close(
+            "y",
+            y1.clone().without_autodiff(),
+            y2.clone().without_autodiff(),
+            2e-6,
+        );
+        let dy = random(y1.dims());
+        let g1 = (y1 * dy.clone()).sum().backward();
+        let g2 = (y2 * dy).sum().backward();
+        let grad = |t: &Tensor<4>, g| t.grad(g).expect("a gradient");
+        assert_close("dx", grad(&x1, &g1), grad(&x2, &g2), 2e-6);
+        assert_close("dw", grad(&w1, &g1), grad(&w2, &g2), 2e-6);
+        let (b1, b2) = (
+            b1.grad(&g1).expect("a gradient"),
+            b2.grad(&g2).expect("a gradient"),
+        );
+        assert_close("db", b1, b2, 2e-6);
+    }
+}
+
+#[test]
+fn every_mix_of_constants_and_tracked_tensors_works() {
+    let (x, w, b) = (random([1, 3, 8, 8]), random([4, 3, 3, 3]), random([4]));
+    let want = conv2d(x.clone(), w.clone(), Some(b.clone()), 1, Padding::same(1));
+    for mask in 0..27 {
+        // Each tensor: without autodiff, a constant on the autodiff device, or tracked.
+        let [kx, kw, kb] = [mask % 3, mask / 3 % 3, mask / 9];
+        let lift = |t: &Tensor<4>, kind| match kind {
+            0 => t.clone(),
+            1 => t.clone().autodiff(),
+            _ => t.clone().autodiff().require_grad(),
+        };
+        let (x, w) = (lift(&x, kx), lift(&w, kw));
+        let b = match kb {
+            0 => b.clone(),
+            1 => b.clone().autodiff(),
+            _ => b.clone().autodiff().require_grad(),
+        };
+        let y = conv2d(x.clone(), w.clone(), Some(b.clone()), 1, Padding::same(1));
+        let got = if mask == 0 {
+            y.clone()
+        } else {
+            y.clone().without_autodiff()
+        };
+        assert_eq!(values(got), values(want.clone()), "mask {mask}");
+        if [kx, kw, kb].contains(&2) {
+            let grads = y.sum().backward();
+            assert_eq!(
+                kx == 2,
+                kx > 0 && x.grad(&grads).is_some(),
+                "x, mask {mask}"
+            );
+            assert_eq!(
+                kw == 2,
+                kw > 0 && w.grad(&grads).is_some(),
+                "w, mask {mask}"
+            );
+            assert_eq!(
+                kb == 2,
+                kb > 0 && b.grad(&grads).is_some(),
+                "b, mask {mask}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_frozen_bf16_weight_serves_a_tracked_input() {
+    let (x, w) = (random([2, 8, 8, 8]), random([12, 8, 3, 3]));
+    let narrow = w.cast(FloatDType::BF16);
+    let wide = narrow.clone().cast(FloatDType::F32);
+    let run = |w: Tensor<4>| {
+        let x = x.clone().autodiff().require_grad();
+        let y = conv2d(x.clone(), w, None, 1, Padding::same(1));
+        assert_eq!(y.dtype(), DType::F32);
+        let grads = y.clone().square().sum().backward();
+        (
+            values(y.without_autodiff()),
+            values(x.grad(&grads).expect("a gradient")),
+        )
+    };
+    assert_eq!(run(narrow), run(wide));
+}
+
+#[test]
+fn a_tracked_bf16_weight_gets_a_bf16_gradient() {
+    let x = random([1, 4, 8, 8]);
+    let w = random([4, 4, 3, 3])
+        .cast(FloatDType::BF16)
+        .autodiff()
+        .require_grad();
+    let grads = conv2d(x, w.clone(), None, 1, Padding::same(1))
+        .sum()
+        .backward();
+    assert_eq!(w.grad(&grads).expect("a gradient").dtype(), DType::BF16);
+}
+
+#[test]
+fn views_are_read_in_their_own_order() {
+    let x = random([1, 6, 8, 8]);
+    let w = random([5, 6, 3, 3]);
+    let view = x.clone().swap_dims(2, 3).slice([0..1, 1..4, 0..8, 2..7]);
+    let part = w.clone().slice([0..5, 2..5, 0..3, 0..3]);
+    let b = Tensor::zeros([5], &Device::flex());
+    let got = conv2d(view.clone(), part.clone(), None, 1, Padding::same(1));
+    assert_close("view", got, plain_conv(view, part, b, 1), 2e-6);
+}
+
+#[test]
+fn group_norm_and_silu_match_burns_own_gradients() {
+    let (x, w, b) = (random([2, 12, 5, 7]), random([12]), random([12]));
+    let run = |fast: bool| {
+        let x = x.clone().autodiff().require_grad();
+        let w = w.clone().autodiff().require_grad();
+        let b = b.clone().autodiff().require_grad();
+        let y = if fast {
+            group_norm(
+                silu(x.clone()),
+                3,
+                w.clone(),
+                b.clone(),
+                1e-5,
+                Activation::Silu,
+            )
+        } else {
+            let rows = burn::tensor::activation::silu(x.clone()).reshape([6, 140]);
+            let centred = rows.clone() - rows.mean_dim(1);
+            let variance = centred.clone().square().mean_dim(1);
+            let normal = (centred / (variance + 1e-5).sqrt()).reshape([2, 12, 5, 7]);
+            let y = normal * w.clone().reshape([1, 12, 1, 1]) + b.clone().reshape([1, 12, 1, 1]);
+            burn::tensor::activation::silu(y)
+        };
+        let grads = y.clone().powi_scalar(3).sum().backward();
+        let grad = "a gradient";
+        (
+            y.without_autodiff(),
+            x.grad(&grads).expect(grad),
+            w.grad(&grads).expect(grad),
+            b.grad(&grads).expect(grad),
+        )
+    };
+    let (got, want) = (run(true), run(false));
+    assert_close("y", got.0, want.0, 2e-6);
+    assert_close("dx", got.1, want.1, 1e-5);
+    assert_close("dw", got.2, want.2, 1e-5);
+    assert_close("db", got.3, want.3, 1e-5);
+}
+
+#[test]
+fn a_mapped_tensor_is_not_copied() {
+    let path = std::env::temp_dir().join(format!("reclair-mapped-{}.bin", std::process::id()));
+    let halves: Vec<u8> = (0..4096u16)
+        .flat_map(|i| (0x3f80 + i % 64).to_le_bytes())
+        .collect();
+    std::fs::write(&path, &halves).expect("a temporary file");
+    let map = map_file(&path).expect("a mapping");
+    let range = map.as_ptr_range();
+    let bytes = Bytes::from_shared(
+        map.slice(64..64 + 2 * 1024),
+        burn::tensor::AllocationProperty::File,
+    );
+    let data = TensorData::from_bytes(bytes, [4, 256], DType::BF16);
+    let tensor = Tensor::<2>::from_data(data, (&Device::flex(), DType::BF16));
+    let held = tensor.clone().into_data();
+    drop(held);
+    let bytes = tensor.into_data().into_parts().0;
+    assert!(
+        range.contains(&bytes.as_ptr()),
+        "burn copied the mapped bytes"
+    );
+    assert_eq!(&bytes[..], &halves[64..64 + 2048]);
+    std::fs::remove_file(path).expect("our own file");
+}

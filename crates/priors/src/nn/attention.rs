@@ -1,0 +1,122 @@
+//! Multi-head attention, the GEGLU feed-forward and the U-Net's transformer layer.
+
+use burn::tensor::Tensor;
+use kernels::Mask;
+
+use super::{Bare, Bias, LayerNorm, Linear, Tap};
+use crate::{Error, weights::Weights};
+
+/// Multi-head attention of tokens over a context.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    heads: usize,
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+}
+
+impl Attention {
+    /// Queries from width `d`, keys and values from width `d_context`.
+    ///
+    /// # Errors
+    /// A missing tensor or one of another shape.
+    pub fn new(w: &Weights, d: usize, d_context: usize, heads: usize, qkv_bias: Bias) -> Result<Self, Error> {
+        assert!(d.is_multiple_of(heads), "{heads} heads do not divide width {d}");
+        Ok(Self {
+            heads,
+            to_q: Linear::new(&w.at("to_q"), d, d, qkv_bias)?,
+            to_k: Linear::new(&w.at("to_k"), d_context, d, qkv_bias)?,
+            to_v: Linear::new(&w.at("to_v"), d_context, d, qkv_bias)?,
+            to_out: Linear::new(&w.at("to_out.0"), d, d, Bias::With)?,
+        })
+    }
+
+    /// Attends from `x` `[b, n, d]` to `context` `[b, m, d_context]`.
+    pub fn forward(&self, x: Tensor<3>, context: Tensor<3>, tap: &dyn Tap) -> Tensor<3> {
+        let q = self.to_q.tapped(x, tap);
+        let key = self.to_k.tapped(context.clone(), tap);
+        let value = self.to_v.tapped(context, tap);
+        let y = attend(q, key, value, self.heads, Mask::None);
+        self.to_out.tapped(y, tap)
+    }
+
+    /// Attends from `x` to itself, without a tap.
+    pub fn to_itself(&self, x: Tensor<3>) -> Tensor<3> {
+        self.forward(x.clone(), x, &Bare)
+    }
+}
+
+/// Splits `[b, n, d]` into heads, attends, joins.
+pub(crate) fn attend(q: Tensor<3>, key: Tensor<3>, value: Tensor<3>, heads: usize, mask: Mask) -> Tensor<3> {
+    let [b, n, d] = q.dims();
+    let split = |x: Tensor<3>| {
+        let [b, n, d] = x.dims();
+        x.reshape([b, n, heads, d / heads]).swap_dims(1, 2) // [b, k, n, d/k]
+    };
+    let scale = 1.0 / ((d / heads) as f64).sqrt();
+    let y = kernels::attention(split(q), split(key), split(value), scale, mask);
+    y.swap_dims(1, 2).reshape([b, n, d])
+}
+
+/// GEGLU: `W2 (h * gelu(g))` with `[h, g] = W1 x`.
+#[derive(Clone, Debug)]
+pub struct FeedForward {
+    proj: Linear,
+    out: Linear,
+}
+
+impl FeedForward {
+    /// Inner width four times `d`.
+    ///
+    /// # Errors
+    /// A missing tensor or one of another shape.
+    pub fn new(w: &Weights, d: usize) -> Result<Self, Error> {
+        let proj = Linear::new(&w.at("net.0.proj"), d, 8 * d, Bias::With)?;
+        let out = Linear::new(&w.at("net.2"), 4 * d, d, Bias::With)?;
+        Ok(Self { proj, out })
+    }
+
+    /// Applies it to `x` `[b, n, d]`.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let mut halves = self.proj.forward(x).chunk(2, 2).into_iter();
+        let (Some(h), Some(gate)) = (halves.next(), halves.next()) else { unreachable!("two chunks") };
+        self.out.forward(h * kernels::gelu(gate))
+    }
+}
+
+/// `BasicTransformerBlock`: self-attention, cross-attention, feed-forward, each after a layer norm.
+#[derive(Clone, Debug)]
+pub struct TransformerLayer {
+    norm1: LayerNorm,
+    attn1: Attention,
+    norm2: LayerNorm,
+    attn2: Attention,
+    norm3: LayerNorm,
+    ff: FeedForward,
+}
+
+impl TransformerLayer {
+    /// Width `d`, text of width `d_context`.
+    ///
+    /// # Errors
+    /// A missing tensor or one of another shape.
+    pub fn new(w: &Weights, d: usize, d_context: usize, heads: usize) -> Result<Self, Error> {
+        Ok(Self {
+            norm1: LayerNorm::new(&w.at("norm1"), d, 1e-5)?,
+            attn1: Attention::new(&w.at("attn1"), d, d, heads, Bias::Without)?,
+            norm2: LayerNorm::new(&w.at("norm2"), d, 1e-5)?,
+            attn2: Attention::new(&w.at("attn2"), d, d_context, heads, Bias::Without)?,
+            norm3: LayerNorm::new(&w.at("norm3"), d, 1e-5)?,
+            ff: FeedForward::new(&w.at("ff"), d)?,
+        })
+    }
+
+    /// Applies the layer to `x` `[b, n, d]` with `text` `[b, m, d_context]`.
+    pub fn forward(&self, x: Tensor<3>, text: &Tensor<3>, tap: &dyn Tap) -> Tensor<3> {
+        let normal = self.norm1.forward(x.clone());
+        let x = x + self.attn1.forward(normal.clone(), normal, tap);
+        let x = x.clone() + self.attn2.forward(self.norm2.forward(x), text.clone(), tap);
+        x.clone() + self.ff.forward(self.norm3.forward(x))
+    }
+}

@@ -1,0 +1,75 @@
+//! Linear maps and the tap through which a low-rank term enters.
+
+use burn::tensor::Tensor;
+
+use crate::{
+    Error,
+    weights::{Init, Weights},
+};
+
+/// Whether a layer adds a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bias {
+    /// It does.
+    With,
+    /// It does not.
+    Without,
+}
+
+/// `y = x WT + b`, with `W` `[d_out, d_in]`.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    name: String,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+}
+
+impl Linear {
+    /// Takes `weight` `[d_out, d_in]` and, if wanted, `bias` `[d_out]` from `w`.
+    ///
+    /// # Errors
+    /// A missing tensor or one of another shape.
+    pub fn new(w: &Weights, d_in: usize, d_out: usize, bias: Bias) -> Result<Self, Error> {
+        Self::with_init(w, d_in, d_out, bias, Init::fan_in(d_in))
+    }
+
+    /// As [`Linear::new`], starting from `init` when the weights are fresh.
+    ///
+    /// # Errors
+    /// A missing tensor or one of another shape.
+    pub fn with_init(w: &Weights, d_in: usize, d_out: usize, bias: Bias, init: Init) -> Result<Self, Error> {
+        let weight = w.tensor("weight", [d_out, d_in], init)?;
+        let bias = match bias {
+            Bias::With => Some(w.tensor("bias", [d_out], init)?),
+            Bias::Without => None,
+        };
+        Ok(Self { name: w.name(""), weight, bias })
+    }
+
+    /// Maps the last axis of `x` `[.., d_in]`.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        kernels::linear(x, self.weight.clone(), self.bias.clone())
+    }
+
+    /// Maps tokens `[b, n, d_in]` and shows the projection to `tap`.
+    pub fn tapped(&self, x: Tensor<3>, tap: &dyn Tap) -> Tensor<3> {
+        let y = self.forward(x.clone());
+        tap.project(self.name.trim_end_matches('.'), x, y)
+    }
+}
+
+/// Sees named projections and may add to their output. [`Bare`] adds nothing.
+pub trait Tap {
+    /// The output to use for projection `name` with input `x` `[b, n, d_in]` and output `y` `[b, n, d_out]`.
+    fn project(&self, name: &str, x: Tensor<3>, y: Tensor<3>) -> Tensor<3>;
+}
+
+/// The empty tap: the bare prior.
+#[derive(Clone, Copy, Debug)]
+pub struct Bare;
+
+impl Tap for Bare {
+    fn project(&self, _name: &str, _x: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
+        y
+    }
+}

@@ -1,0 +1,180 @@
+//! CLIP's byte-pair tokenizer, from a model's own `vocab.json` and `merges.txt`.
+//!
+//! NFC, white space collapsed, lower case; split into contractions, letters, single digits and the
+//! rest; byte level; merges with `</w>` at a word's end; between start and end tokens; padded.
+//! The arithmetic is the `tokenizers` crate's; here is how CLIP sets it up.
+
+use std::{collections::BTreeSet, path::Path, str::FromStr};
+
+use serde_json::{Map, Value, json};
+use tokenizers::{
+    Tokenizer,
+    models::{TrainerWrapper, bpe::BpeTrainer},
+    pre_tokenizers::byte_level::ByteLevel,
+};
+
+use crate::Error;
+
+const START: &str = "<|startoftext|>";
+const END: &str = "<|endoftext|>";
+const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// The tokenizer of one text encoder.
+#[derive(Clone, Debug)]
+pub struct ClipTokenizer {
+    tokenizer: Tokenizer,
+    start: u32,
+    end: u32,
+    pad: u32,
+    length: usize,
+}
+
+/// A prompt as token ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    /// Start, the words, end, padding: always the encoder's full length.
+    pub ids: Vec<u32>,
+    /// How many tokens of the prompt did not fit.
+    pub dropped: usize,
+}
+
+impl ClipTokenizer {
+    /// From the contents of `vocab.json`, `merges.txt` and `tokenizer_config.json`; `origin` names
+    /// their folder in errors and `length` is the encoder's number of positions.
+    ///
+    /// # Errors
+    /// Files that do not fit together.
+    pub fn new(vocab: &[u8], merges: &[u8], config: &Value, length: usize, origin: &Path) -> Result<Self, Error> {
+        let bad = |why: String| Error::input(origin, format!("holds no usable CLIP vocabulary ({why}); copy it again"));
+        if length < 2 {
+            return Err(bad(format!("room for {length} tokens only")));
+        }
+        let vocab: Value = serde_json::from_slice(vocab).map_err(|why| bad(why.to_string()))?;
+        let merges = std::str::from_utf8(merges).map_err(|why| bad(why.to_string()))?;
+        let merges: Vec<&str> =
+            merges.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty()).collect();
+        let id = |token: &str| {
+            let id = vocab.get(token).and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+            id.ok_or_else(|| bad(format!("no token {token}")))
+        };
+        let (start, end) = (id(START)?, id(END)?);
+        let pad = match config.get("pad_token") {
+            Some(Value::String(pad)) => id(pad)?,
+            Some(Value::Object(pad)) => id(pad.get("content").and_then(Value::as_str).unwrap_or(END))?,
+            _ => end,
+        };
+        let special = [(start, START), (end, END)];
+        let tokenizer = Tokenizer::from_str(&description(&vocab, &merges, &special).to_string())
+            .map_err(|why| bad(why.to_string()))?;
+        Ok(Self { tokenizer, start, end, pad, length })
+    }
+
+    /// The token ids of `prompt`.
+    pub fn encode(&self, prompt: &str) -> Tokens {
+        let encoding = self.tokenizer.encode(prompt, false);
+        let words = encoding.map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default();
+        let kept = words.len().min(self.length - 2);
+        let mut ids = vec![self.start];
+        ids.extend(&words[..kept]);
+        ids.push(self.end);
+        ids.resize(self.length, self.pad);
+        Tokens { ids, dropped: words.len() - kept }
+    }
+}
+
+/// The tokenizer as the `tokenizers` crate's own JSON.
+fn description(vocab: &Value, merges: &[&str], special: &[(u32, &str)]) -> Value {
+    let added = |&(id, content): &(u32, &str)| {
+        json!({
+            "id": id, "content": content, "special": true, "normalized": false,
+            "single_word": false, "lstrip": false, "rstrip": false,
+        })
+    };
+    json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": special.iter().map(added).collect::<Vec<_>>(),
+        "normalizer": { "type": "Sequence", "normalizers": [
+            { "type": "NFC" },
+            { "type": "Replace", "pattern": { "Regex": r"\s+" }, "content": " " },
+            { "type": "Lowercase" },
+        ] },
+        "pre_tokenizer": { "type": "Sequence", "pretokenizers": [
+            { "type": "Split", "pattern": { "Regex": WORDS }, "behavior": "Removed", "invert": true },
+            { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false },
+        ] },
+        "post_processor": null,
+        "decoder": null,
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": END, "continuing_subword_prefix": "",
+            "end_of_word_suffix": "</w>", "fuse_unk": false, "vocab": vocab, "merges": merges,
+        },
+    })
+}
+
+/// Learns a vocabulary of about `size` tokens from `texts`; returns `vocab.json` and `merges.txt`.
+///
+/// The 256 bytes and their word-final forms come first, so that any text can be encoded.
+///
+/// # Errors
+/// What the trainer says.
+pub fn learn(texts: &[String], size: usize) -> Result<(String, String), Error> {
+    let bad = |why: String| Error::input("captions", format!("give no vocabulary ({why}); add captions"));
+    let alphabet: BTreeSet<char> = ByteLevel::alphabet().into_iter().collect();
+    let mut tokens: Vec<String> = alphabet.iter().map(char::to_string).collect();
+    tokens.extend(alphabet.iter().map(|c| format!("{c}</w>")));
+    let trainer = BpeTrainer::builder()
+        .vocab_size(size.saturating_sub(2))
+        .min_frequency(2)
+        .show_progress(false)
+        .end_of_word_suffix("</w>".into())
+        .initial_alphabet(alphabet.into_iter().collect())
+        .build();
+    let empty = description(&json!({ END: 0 }), &[], &[]);
+    let mut tokenizer = Tokenizer::from_str(&empty.to_string()).map_err(|why| bad(why.to_string()))?;
+    let mut trainer = TrainerWrapper::BpeTrainer(trainer);
+    tokenizer.train(&mut trainer, texts.iter().map(String::as_str)).map_err(|why| bad(why.to_string()))?;
+    let trained = tokenizer.to_string(false).map_err(|why| bad(why.to_string()))?;
+    let trained: Value = serde_json::from_str(&trained).map_err(|why| bad(why.to_string()))?;
+    let merges: Vec<(String, String)> =
+        serde_json::from_value(trained["model"]["merges"].clone()).map_err(|why| bad(why.to_string()))?;
+    let room = size.saturating_sub(tokens.len() + 2);
+    let merges = &merges[..merges.len().min(room)];
+    tokens.extend(merges.iter().map(|(a, b)| format!("{a}{b}")));
+    tokens.extend([START, END].map(str::to_owned));
+    let mut seen = BTreeSet::new();
+    tokens.retain(|token| seen.insert(token.clone()));
+    let vocab: Map<String, Value> = tokens.into_iter().enumerate().map(|(id, token)| (token, json!(id))).collect();
+    let lines: String = merges.iter().map(|(a, b)| format!("{a} {b}\n")).collect();
+    Ok((Value::Object(vocab).to_string(), format!("#version: 0.2\n{lines}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_learned_vocabulary_encodes_any_text() {
+        let texts = vec!["low quality photo".to_owned(); 4];
+        let (vocab, merges) = learn(&texts, 600).expect("learns");
+        let tokenizer = ClipTokenizer::new(vocab.as_bytes(), merges.as_bytes(), &Value::Null, 16, Path::new("test"))
+            .expect("fits together");
+        let known = tokenizer.encode("Low  QUALITY photo");
+        assert_eq!(known.dropped, 0);
+        assert_eq!(known.ids, tokenizer.encode("low quality photo").ids);
+        assert!(known.ids.iter().filter(|&&id| id != tokenizer.end).count() <= 4, "{:?}", known.ids);
+        let other = tokenizer.encode("žluťoučký 写真 42");
+        assert_eq!(other.ids.len(), 16);
+        assert!(other.dropped > 0 || other.ids.contains(&tokenizer.end));
+    }
+
+    #[test]
+    fn a_long_prompt_says_how_much_was_dropped() {
+        let (vocab, merges) = learn(&["a".to_owned()], 520).expect("learns");
+        let tokenizer = ClipTokenizer::new(vocab.as_bytes(), merges.as_bytes(), &Value::Null, 8, Path::new("test"))
+            .expect("fits together");
+        let tokens = tokenizer.encode("a a a a a a a a");
+        assert_eq!((tokens.ids.len(), tokens.dropped), (8, 2));
+    }
+}

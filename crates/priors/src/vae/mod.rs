@@ -1,0 +1,236 @@
+//! `AutoencoderKL`: pictures to latents and back, as two sequences of segments.
+//!
+//! Encoder and decoder are plain chains of features `[b, c, h, w]`; the mid block attends with one
+//! head over all positions. A latent is `(mean - shift) * scale` of the posterior.
+//!
+//! Source: Rombach et al., latent diffusion (2112.10752); tensor names and arithmetic of diffusers.
+
+mod config;
+
+use std::path::Path;
+
+use burn::tensor::Tensor;
+use kernels::Padding;
+use serde_json::Value;
+
+pub use config::VaeConfig;
+
+use crate::{
+    Error,
+    nn::{Attention, Bias, Conv2d, GroupNorm, Resnet, ResnetConfig},
+    weights::Weights,
+};
+
+#[derive(Clone, Debug)]
+enum Body {
+    Conv(Conv2d),
+    Resnet(Resnet),
+    Attention(GroupNorm, Attention),
+    Down(Conv2d),
+    Up(Conv2d),
+    Out(GroupNorm, Conv2d),
+}
+
+#[derive(Clone, Debug)]
+struct Segment {
+    name: String,
+    body: Body,
+}
+
+impl Segment {
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        match &self.body {
+            Body::Conv(conv) | Body::Down(conv) => conv.forward(x),
+            Body::Resnet(resnet) => resnet.forward(x, None),
+            Body::Attention(norm, attention) => {
+                let [b, c, h, w] = x.dims();
+                let tokens = norm.forward(x.clone()).reshape([b, c, h * w]).swap_dims(1, 2); // [b, n, c]
+                x + attention.to_itself(tokens).swap_dims(1, 2).reshape([b, c, h, w])
+            }
+            Body::Up(conv) => conv.forward(kernels::upsample_nearest2x(x)),
+            Body::Out(norm, conv) => conv.forward(norm.silu(x)),
+        }
+    }
+}
+
+/// The Gaussian posterior of a picture.
+#[derive(Clone, Debug)]
+pub struct Posterior {
+    /// `[b, c, h / f, w / f]`.
+    pub mean: Tensor<4>,
+    /// Log variance, clamped to `[-30, 20]`, the same shape.
+    pub logvar: Tensor<4>,
+}
+
+/// The autoencoder.
+#[derive(Clone, Debug)]
+pub struct AutoencoderKl {
+    config: VaeConfig,
+    encoder: Vec<Segment>,
+    decoder: Vec<Segment>,
+}
+
+impl AutoencoderKl {
+    /// Builds the network that `config.json` describes from `w`.
+    ///
+    /// # Errors
+    /// An unsupported configuration, a missing tensor or one of another shape.
+    pub fn from_json(value: &Value, origin: &Path, w: &Weights) -> Result<Self, Error> {
+        Self::new(VaeConfig::from_json(value, origin)?, w)
+    }
+
+    /// Builds the network from `w`.
+    ///
+    /// # Errors
+    /// A missing tensor or one of another shape.
+    pub fn new(config: VaeConfig, w: &Weights) -> Result<Self, Error> {
+        let encoder = Builder { config: &config, w, segments: vec![] }.encoder()?;
+        let decoder = Builder { config: &config, w, segments: vec![] }.decoder()?;
+        Ok(Self { config, encoder, decoder })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &VaeConfig {
+        &self.config
+    }
+
+    /// How many pixels one latent position spans on each side.
+    pub fn downscale(&self) -> usize {
+        1 << (self.config.block_out_channels.len() - 1)
+    }
+
+    /// The posterior of `image` `[b, 3, h, w]` in `[-1, 1]`.
+    pub fn encode(&self, image: Tensor<4>) -> Posterior {
+        self.encode_seen(image, &mut |_, _| ())
+    }
+
+    /// As [`AutoencoderKl::encode`], showing each segment's name and output to `see`.
+    pub fn encode_seen(&self, image: Tensor<4>, see: &mut dyn FnMut(&str, &Tensor<4>)) -> Posterior {
+        let moments = walk(&self.encoder, image, see);
+        let c = self.config.latent_channels;
+        let mean = moments.clone().narrow(1, 0, c);
+        let logvar = moments.narrow(1, c, c).clamp(-30.0, 20.0);
+        Posterior { mean, logvar }
+    }
+
+    /// The picture `[b, 3, h, w]` in about `[-1, 1]` of an unscaled latent.
+    pub fn decode(&self, z: Tensor<4>) -> Tensor<4> {
+        self.decode_seen(z, &mut |_, _| ())
+    }
+
+    /// As [`AutoencoderKl::decode`], showing each segment's name and output to `see`.
+    pub fn decode_seen(&self, z: Tensor<4>, see: &mut dyn FnMut(&str, &Tensor<4>)) -> Tensor<4> {
+        walk(&self.decoder, z, see)
+    }
+
+    /// The scaled latent the prior works on, from the posterior's mean.
+    pub fn latent_from_image(&self, image: Tensor<4>) -> Tensor<4> {
+        (self.encode(image).mean - self.config.shift_factor) * self.config.scaling_factor
+    }
+
+    /// The picture of a scaled latent.
+    pub fn image_from_latent(&self, latent: Tensor<4>) -> Tensor<4> {
+        self.decode(latent / self.config.scaling_factor + self.config.shift_factor)
+    }
+}
+
+fn walk(segments: &[Segment], x: Tensor<4>, see: &mut dyn FnMut(&str, &Tensor<4>)) -> Tensor<4> {
+    segments.iter().fold(x, |x, segment| {
+        let y = segment.forward(x);
+        see(&segment.name, &y);
+        y
+    })
+}
+
+struct Builder<'a> {
+    config: &'a VaeConfig,
+    w: &'a Weights,
+    segments: Vec<Segment>,
+}
+
+impl Builder<'_> {
+    fn encoder(mut self) -> Result<Vec<Segment>, Error> {
+        let channels = self.config.block_out_channels.clone();
+        let latent = 2 * self.config.latent_channels;
+        let mut c = channels[0];
+        self.conv("encoder.conv_in", self.config.in_channels, c, 3)?;
+        for (i, &out) in channels.iter().enumerate() {
+            for j in 0..self.config.layers_per_block {
+                self.resnet(format!("encoder.down_blocks.{i}.resnets.{j}"), c, out)?;
+                c = out;
+            }
+            if i + 1 < channels.len() {
+                let path = format!("encoder.down_blocks.{i}.downsamplers.0");
+                let padding = Padding { top: 0, left: 0, bottom: 1, right: 1 };
+                let conv = Conv2d::down(&self.w.at(format!("{path}.conv")), c, padding)?;
+                self.push(path, Body::Down(conv));
+            }
+        }
+        self.mid("encoder", c)?;
+        self.out("encoder", c, latent)?;
+        if self.config.use_quant_conv {
+            self.conv("quant_conv", latent, latent, 1)?;
+        }
+        Ok(self.segments)
+    }
+
+    fn decoder(mut self) -> Result<Vec<Segment>, Error> {
+        let channels = self.config.block_out_channels.clone();
+        let latent = self.config.latent_channels;
+        if self.config.use_post_quant_conv {
+            self.conv("post_quant_conv", latent, latent, 1)?;
+        }
+        let mut c = channels[channels.len() - 1];
+        self.conv("decoder.conv_in", latent, c, 3)?;
+        self.mid("decoder", c)?;
+        for (i, &out) in channels.iter().rev().enumerate() {
+            for j in 0..=self.config.layers_per_block {
+                self.resnet(format!("decoder.up_blocks.{i}.resnets.{j}"), c, out)?;
+                c = out;
+            }
+            if i + 1 < channels.len() {
+                let path = format!("decoder.up_blocks.{i}.upsamplers.0");
+                let conv = Conv2d::new(&self.w.at(format!("{path}.conv")), c, c, 3)?;
+                self.push(path, Body::Up(conv));
+            }
+        }
+        self.out("decoder", c, self.config.out_channels)?;
+        Ok(self.segments)
+    }
+
+    fn push(&mut self, name: String, body: Body) {
+        self.segments.push(Segment { name, body });
+    }
+
+    fn conv(&mut self, path: &str, c_in: usize, c_out: usize, kernel: usize) -> Result<(), Error> {
+        let conv = Conv2d::new(&self.w.at(path), c_in, c_out, kernel)?;
+        self.push(path.to_owned(), Body::Conv(conv));
+        Ok(())
+    }
+
+    fn resnet(&mut self, path: String, c_in: usize, c_out: usize) -> Result<(), Error> {
+        let config = ResnetConfig { c_in, c_out, d_emb: None, groups: self.config.norm_num_groups, eps: 1e-6 };
+        let resnet = Resnet::new(&self.w.at(&path), config)?;
+        self.push(path, Body::Resnet(resnet));
+        Ok(())
+    }
+
+    fn mid(&mut self, side: &str, c: usize) -> Result<(), Error> {
+        self.resnet(format!("{side}.mid_block.resnets.0"), c, c)?;
+        if self.config.mid_block_add_attention {
+            let path = format!("{side}.mid_block.attentions.0");
+            let w = self.w.at(&path);
+            let norm = GroupNorm::new(&w.at("group_norm"), self.config.norm_num_groups, c, 1e-6)?;
+            self.push(path, Body::Attention(norm, Attention::new(&w, c, c, 1, Bias::With)?));
+        }
+        self.resnet(format!("{side}.mid_block.resnets.1"), c, c)
+    }
+
+    fn out(&mut self, side: &str, c: usize, c_out: usize) -> Result<(), Error> {
+        let norm = GroupNorm::new(&self.w.at(format!("{side}.conv_norm_out")), self.config.norm_num_groups, c, 1e-6)?;
+        let path = format!("{side}.conv_out");
+        let conv = Conv2d::new(&self.w.at(&path), c, c_out, 3)?;
+        self.push(path, Body::Out(norm, conv));
+        Ok(())
+    }
+}

@@ -1,0 +1,274 @@
+//! Named tensors: where a network's parameters come from.
+//!
+//! A network is built by asking a [`Weights`] for each of its tensors by its diffusers name and
+//! shape. Behind it stands a source: files, a seed (initial values), values in memory, or the
+//! integer formula of the parity tests. With [`Weights::tracked`] every tensor becomes a leaf of the
+//! autodiff tape and [`Leaves`] hands out the gradients by name. Names are the only identity a
+//! parameter has: checkpoints, optimiser state and averages are keyed by them.
+
+mod file;
+mod formula;
+mod init;
+mod save;
+
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
+
+pub use file::SafetensorsFile;
+pub use init::{Init, stream};
+pub use save::{Metadata, save_safetensors, write_atomically};
+
+use crate::Error;
+
+/// Values in memory, by tensor name.
+pub type Values = BTreeMap<String, TensorData>;
+
+/// A place tensors come from.
+enum Source {
+    Files(Vec<SafetensorsFile>),
+    Values(Values),
+    Seed(u64),
+    Formula,
+    /// Zeros nobody touches, so that the system never provides their memory.
+    Blank,
+}
+
+/// How stored half-precision tensors are handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// In the type they are stored in, without a copy.
+    Stored,
+    /// Widened to f32 once.
+    F32,
+}
+
+struct Shared {
+    source: Source,
+    origin: PathBuf,
+    precision: Precision,
+    device: Device,
+    used: Mutex<BTreeMap<String, Vec<usize>>>,
+    made: Mutex<Values>,
+    leaves: Option<Mutex<Vec<Leaf>>>,
+}
+
+type GradientOf = Box<dyn Fn(&mut Gradients) -> Option<TensorData> + Send>;
+
+struct Leaf {
+    name: String,
+    gradient: GradientOf,
+}
+
+/// A view into named tensors, at a prefix.
+#[derive(Clone)]
+pub struct Weights {
+    shared: Arc<Shared>,
+    prefix: String,
+}
+
+impl Weights {
+    fn new(source: Source, origin: impl Into<PathBuf>, precision: Precision, device: &Device) -> Self {
+        let shared = Shared {
+            source,
+            origin: origin.into(),
+            precision,
+            device: device.clone(),
+            used: Mutex::default(),
+            made: Mutex::default(),
+            leaves: None,
+        };
+        Self { shared: Arc::new(shared), prefix: String::new() }
+    }
+
+    /// Tensors of one or more safetensors files, memory-mapped.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no safetensors file.
+    pub fn from_files(paths: &[PathBuf], precision: Precision, device: &Device) -> Result<Self, Error> {
+        let files = paths.iter().map(|path| SafetensorsFile::open(path)).collect::<Result<Vec<_>, _>>()?;
+        let origin = paths.first().cloned().unwrap_or_default();
+        Ok(Self::new(Source::Files(files), origin, precision, device))
+    }
+
+    /// Tensors of a safetensors file already in memory; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// Bytes that are no safetensors file.
+    pub fn from_bytes(
+        bytes: bytes::Bytes,
+        origin: &Path,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        let file = SafetensorsFile::from_bytes(bytes, origin)?;
+        Ok(Self::new(Source::Files(vec![file]), origin, precision, device))
+    }
+
+    /// Tensors held in memory.
+    pub fn from_values(values: Values, device: &Device) -> Self {
+        Self::new(Source::Values(values), "values in memory", Precision::Stored, device)
+    }
+
+    /// Initial values drawn from `seed` and each tensor's name by the layer's own [`Init`].
+    pub fn seeded(seed: u64, device: &Device) -> Self {
+        Self::new(Source::Seed(seed), "initial values", Precision::Stored, device)
+    }
+
+    /// The integer formula of the parity tests (`tests/golden/formula.py`).
+    pub fn formula(device: &Device) -> Self {
+        Self::new(Source::Formula, "formula", Precision::Stored, device)
+    }
+
+    /// Zeros that take no memory, for counting parameters: see [`Weights::shapes`].
+    pub fn blank(device: &Device) -> Self {
+        Self::new(Source::Blank, "blank", Precision::Stored, device)
+    }
+
+    /// The same tensors, each a leaf of the autodiff tape from now on.
+    pub fn tracked(values: Values, device: &Device) -> Self {
+        let device = device.clone().autodiff();
+        let mut weights = Self::new(Source::Values(values), "values in memory", Precision::Stored, &device);
+        let shared = Arc::get_mut(&mut weights.shared).expect("just made");
+        shared.leaves = Some(Mutex::default());
+        weights
+    }
+
+    /// The view one level down.
+    pub fn at(&self, name: impl Display) -> Self {
+        Self { shared: self.shared.clone(), prefix: self.name(&name.to_string()) }
+    }
+
+    /// The full name of `name` under this prefix.
+    pub fn name(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+    }
+
+    /// Whether a tensor of this name exists in a file or in memory.
+    pub fn has(&self, name: &str) -> bool {
+        let name = self.name(name);
+        match &self.shared.source {
+            Source::Files(files) => files.iter().any(|file| file.has(&name)),
+            Source::Values(values) => values.contains_key(&name),
+            Source::Seed(_) | Source::Formula | Source::Blank => true,
+        }
+    }
+
+    /// The tensor `name` under this prefix, which must have `shape`.
+    ///
+    /// # Errors
+    /// A missing tensor or one of another shape.
+    pub fn tensor<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+        init: Init,
+    ) -> Result<Tensor<D>, Error> {
+        let name = self.name(name);
+        let data = self.data(&name, &shape, init)?;
+        let mut used = self.shared.used.lock().expect("no panic while held");
+        used.insert(name.clone(), shape.to_vec());
+        let tensor = Tensor::from_data(data, (&self.shared.device, self.dtype(&name)));
+        let Some(leaves) = &self.shared.leaves else { return Ok(tensor) };
+        let tensor: Tensor<D> = tensor.require_grad();
+        let leaf = tensor.clone();
+        let gradient: GradientOf = Box::new(move |g| leaf.grad_remove(g).map(Tensor::into_data));
+        leaves.lock().expect("no panic while held").push(Leaf { name, gradient });
+        Ok(tensor)
+    }
+
+    fn dtype(&self, name: &str) -> DType {
+        match (&self.shared.source, self.shared.precision) {
+            (Source::Files(files), Precision::Stored) => {
+                files.iter().find_map(|file| file.dtype(name)).unwrap_or(DType::F32)
+            }
+            _ => DType::F32,
+        }
+    }
+
+    fn data(&self, name: &str, shape: &[usize], init: Init) -> Result<TensorData, Error> {
+        let data = match &self.shared.source {
+            Source::Files(files) => files.iter().find_map(|file| file.data(name)),
+            Source::Values(values) => values.get(name).cloned(),
+            Source::Seed(seed) => {
+                let data = init.data(*seed, name, shape);
+                self.shared.made.lock().expect("no panic while held").insert(name.to_owned(), data.clone());
+                Some(data)
+            }
+            Source::Formula => Some(formula::data(name, shape)),
+            Source::Blank => Some(TensorData::zeros::<f32, _>(shape.to_vec())),
+        };
+        let data = data.ok_or_else(|| {
+            let what = format!("tensor {name} {shape:?} is missing; this file does not fit its config.json");
+            Error::weights(&self.shared.origin, what)
+        })?;
+        if data.shape().as_slice() != shape {
+            let got = data.shape().as_slice();
+            let what = format!(
+                "tensor {name} should be {shape:?} and is {got:?}; this file does not fit its config.json"
+            );
+            return Err(Error::weights(&self.shared.origin, what));
+        }
+        Ok(data)
+    }
+
+    /// The initial values a seeded source has given so far, from any view.
+    pub fn made(&self) -> Values {
+        self.shared.made.lock().expect("no panic while held").clone()
+    }
+
+    /// Names and shapes of every tensor asked for so far, from any view.
+    pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
+        self.shared.used.lock().expect("no panic while held").clone()
+    }
+
+    /// How many values the tensors asked for so far hold together.
+    pub fn count(&self) -> usize {
+        self.shapes().values().map(|shape| shape.iter().product::<usize>()).sum()
+    }
+
+    /// Refuses tensors of the source that nothing asked for.
+    ///
+    /// # Errors
+    /// The first few unused names.
+    pub fn finish(&self) -> Result<(), Error> {
+        let used = self.shapes();
+        let names: Vec<&str> = match &self.shared.source {
+            Source::Files(files) => files.iter().flat_map(|file| file.names()).map(String::as_str).collect(),
+            Source::Values(values) => values.keys().map(String::as_str).collect(),
+            Source::Seed(_) | Source::Formula | Source::Blank => return Ok(()),
+        };
+        let unused: Vec<&str> = names.into_iter().filter(|name| !used.contains_key(*name)).collect();
+        if unused.is_empty() {
+            return Ok(());
+        }
+        let what = format!(
+            "{} tensors are not part of this network, {} among them; this file does not fit its config.json",
+            unused.len(),
+            unused[..unused.len().min(3)].join(", ")
+        );
+        Err(Error::weights(&self.shared.origin, what))
+    }
+
+    /// The gradients of a tracked source, by name. Untracked sources have none.
+    pub fn gradients(&self, gradients: &mut Gradients) -> BTreeMap<String, Vec<f32>> {
+        let Some(leaves) = &self.shared.leaves else { return BTreeMap::new() };
+        let leaves = leaves.lock().expect("no panic while held");
+        let of = |leaf: &Leaf| {
+            let data = (leaf.gradient)(gradients)?;
+            let values = data.try_into_vec::<f32>().expect("gradients of f32 leaves are f32");
+            Some((leaf.name.clone(), values))
+        };
+        leaves.iter().filter_map(of).collect()
+    }
+
+    /// The device tensors are made on.
+    pub fn device(&self) -> &Device {
+        &self.shared.device
+    }
+}

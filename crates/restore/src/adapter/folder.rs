@@ -1,0 +1,95 @@
+//! An adapter's folder: Restoration Adapter, LoRA, and what prior they belong to.
+//!
+//! ```text
+//! restoration_adapter/config.json
+//! restoration_adapter/diffusion_pytorch_model.safetensors
+//! pytorch_lora_weights.safetensors        optional, diffusers' keys
+//! ```
+
+use std::path::Path;
+
+use burn::tensor::{DType, Device};
+use priors::{
+    flow::Prior,
+    folder::{Folder, NETWORK_FILE, PriorModel},
+    unet::Unet,
+    weights::{Metadata, Precision, SafetensorsFile, Values, Weights, save_safetensors, write_atomically},
+};
+use serde_json::{Value, json};
+
+use super::{AdapterConfig, RestorationAdapter};
+use crate::{
+    Error,
+    lora::{Lora, LoraConfig, self_attention_targets},
+};
+
+const CONFIG: &str = "restoration_adapter/config.json";
+const LORA: &str = "pytorch_lora_weights.safetensors";
+const LORA_METADATA: &str = "lora_adapter_metadata";
+
+/// A loaded adapter.
+#[derive(Clone, Debug)]
+pub struct AdapterFolder {
+    /// The Restoration Adapter.
+    pub adapter: RestorationAdapter,
+    /// LoRA, where the folder has it.
+    pub lora: Option<Lora>,
+}
+
+impl AdapterFolder {
+    /// Loads the adapter of `folder` for `prior`. Every tensor of every file must be used.
+    ///
+    /// # Errors
+    /// A missing file, or an adapter that was made for another prior.
+    pub fn open(folder: &Folder, prior: &PriorModel, precision: Precision, device: &Device) -> Result<Self, Error> {
+        let w = folder.weights(&format!("restoration_adapter/{NETWORK_FILE}"), precision, device)?;
+        let json = folder.json(CONFIG)?;
+        let adapter = RestorationAdapter::from_json(&json, &folder.path(CONFIG), prior.unet.sites(), &w)?;
+        w.finish()?;
+        let lora = if folder.has(LORA) { Some(open_lora(folder, prior, precision, device)?) } else { None };
+        Ok(Self { adapter, lora })
+    }
+
+    /// Writes an adapter folder; LoRA is named by `unet.<module>.lora_A.weight`.
+    ///
+    /// # Errors
+    /// A folder that cannot be written to.
+    pub fn save(
+        folder: &Path,
+        config: &AdapterConfig,
+        adapter: &Values,
+        lora: Option<&LoraConfig>,
+        lora_values: &Values,
+        dtype: DType,
+    ) -> Result<(), Error> {
+        let part = folder.join("restoration_adapter");
+        save_safetensors(&part.join(NETWORK_FILE), adapter, dtype, &Metadata::new())?;
+        let json = serde_json::to_vec_pretty(config).expect("plain JSON");
+        write_atomically(&part.join("config.json"), &json)?;
+        if let Some(config) = lora {
+            let about = json!({
+                "unet.r": config.rank,
+                "unet.lora_alpha": config.alpha,
+                "unet.target_modules": ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"],
+            });
+            let metadata = Metadata::from([(LORA_METADATA.to_owned(), about.to_string())]);
+            save_safetensors(&folder.join(LORA), lora_values, dtype, &metadata)?;
+        }
+        Ok(())
+    }
+}
+
+fn open_lora(folder: &Folder, prior: &PriorModel, precision: Precision, device: &Device) -> Result<Lora, Error> {
+    let path = folder.path(LORA);
+    let header = SafetensorsFile::from_bytes(folder.read(LORA)?, &path)?;
+    let about: Value = header.metadata(LORA_METADATA).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let first = header.names().iter().find(|name| name.ends_with("lora_A.weight")).and_then(|name| header.shape(name));
+    let rank = first.map_or(1, |shape| shape[0]);
+    let alpha = about.get("unet.lora_alpha").and_then(Value::as_f64).unwrap_or(rank as f64);
+    let shapes = Weights::blank(device);
+    Unet::new(prior.unet.config().clone(), &shapes)?;
+    let w = folder.weights(LORA, precision, device)?;
+    let lora = Lora::new(&LoraConfig { rank, alpha }, &self_attention_targets(&shapes.shapes()), &w.at("unet"))?;
+    w.finish()?;
+    Ok(lora)
+}

@@ -1,0 +1,100 @@
+//! Low-rank adaptation of named projections: `y + (alpha / r) B A x`.
+//!
+//! Files are diffusers' `pytorch_lora_weights.safetensors`: keys `unet.<module>.lora_A.weight` `[r, in]`
+//! and `.lora_B.weight` `[out, r]`, alpha equal to the rank.
+//!
+//! Source: Hu et al., LoRA (2106.09685); keys and defaults of PEFT.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Tensor;
+use priors::{
+    nn::Tap,
+    weights::{Init, Weights},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// Which projections of a prior are adapted, and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraConfig {
+    /// Rank of the update.
+    pub rank: usize,
+    /// The update is scaled by `alpha / rank`.
+    pub alpha: f64,
+}
+
+/// A projection that can be adapted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its name in the prior, `down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q` for example.
+    pub name: String,
+    /// Input width.
+    pub d_in: usize,
+    /// Output width.
+    pub d_out: usize,
+}
+
+/// The self-attention projections among a prior's tensors: `attn1.to_q`, `to_k`, `to_v`, `to_out.0`.
+pub fn self_attention_targets(shapes: &BTreeMap<String, Vec<usize>>) -> Vec<Target> {
+    let target = |(name, shape): (&String, &Vec<usize>)| {
+        let name = name.strip_suffix(".weight")?;
+        let (_, projection) = name.split_once(".attn1.")?;
+        let wanted = matches!(projection, "to_q" | "to_k" | "to_v" | "to_out.0");
+        wanted.then(|| Target { name: name.to_owned(), d_in: shape[1], d_out: shape[0] })
+    };
+    shapes.iter().filter_map(target).collect()
+}
+
+/// A set of low-rank updates, applied through the prior's tap.
+#[derive(Clone, Debug)]
+pub struct Lora {
+    scale: f64,
+    updates: BTreeMap<String, (Tensor<2>, Tensor<2>)>,
+}
+
+impl Lora {
+    /// Takes `lora_A` and `lora_B` of every target from `w`, which stands at the prior's prefix
+    /// (`unet`). A fresh `B` is zero: the prior is unchanged.
+    ///
+    /// # Errors
+    /// A missing tensor or one of another shape.
+    pub fn new(config: &LoraConfig, targets: &[Target], w: &Weights) -> Result<Self, Error> {
+        let update = |target: &Target| {
+            let (r, w) = (config.rank, w.at(&target.name));
+            let a = w.tensor("lora_A.weight", [r, target.d_in], Init::fan_in(target.d_in))?;
+            let b = w.tensor("lora_B.weight", [target.d_out, r], Init::Zeros)?;
+            Ok((target.name.clone(), (a, b)))
+        };
+        let updates = targets.iter().map(update).collect::<Result<_, Error>>()?;
+        Ok(Self { scale: config.alpha / config.rank as f64, updates })
+    }
+
+    /// The same updates at another strength: 0 leaves the prior as it is.
+    #[must_use]
+    pub fn with_strength(mut self, strength: f64) -> Self {
+        self.scale *= strength;
+        self
+    }
+
+    /// `(alpha / r) B A` of every target, to be added to the weights.
+    pub fn deltas(&self) -> BTreeMap<String, Tensor<2>> {
+        let delta = |(name, (a, b)): (&String, &(Tensor<2>, Tensor<2>))| {
+            (name.clone(), b.clone().matmul(a.clone()) * self.scale)
+        };
+        self.updates.iter().map(delta).collect()
+    }
+}
+
+impl Tap for Lora {
+    fn project(&self, name: &str, x: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
+        let Some((a, b)) = self.updates.get(name) else { return y };
+        if self.scale == 0.0 {
+            return y;
+        }
+        let low = kernels::linear(x, a.clone(), None);
+        y + kernels::linear(low, b.clone(), None) * self.scale
+    }
+}

@@ -1,0 +1,307 @@
+//! A training run as a file: `reclair train CONFIG.toml`.
+//!
+//! Paths are relative to the configuration's own folder.
+
+use std::path::{Path, PathBuf};
+
+use pixels::degrade::Degradation;
+use restore::{adapter::AdapterConfig, lora::LoraConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// What a run trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// The autoencoder.
+    Vae,
+    /// The text encoder and the denoising network, without an adapter.
+    Prior,
+    /// Text encoder, network and Restoration Adapter together; the adapter is skipped for half of the
+    /// samples. For priors small enough to be trained for restoration.
+    Joint,
+    /// The paper's training: the prior is frozen; Restoration Adapter and LoRA.
+    Adapter,
+}
+
+/// A training run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// What is trained.
+    pub stage: Stage,
+    /// Folder of the model: diffusers layout, with every `config.json` of what the stage needs.
+    pub model: PathBuf,
+    /// Folder the result, log, checkpoints and pictures are written to.
+    pub out: PathBuf,
+    /// Whether networks start from the model folder's weights or from fresh ones.
+    pub start: Start,
+    /// Seed of the initial weights, the order of samples and all noise.
+    #[serde(default)]
+    pub seed: u64,
+    /// Photographs.
+    pub data: Data,
+    /// Optimiser and length.
+    pub optimise: Optimise,
+    /// How often things are written.
+    #[serde(default)]
+    pub every: Every,
+    /// The autoencoder's loss (stage `vae`).
+    #[serde(default)]
+    pub vae: VaeLoss,
+    /// The denoising loss (other stages).
+    #[serde(default)]
+    pub denoise: DenoiseLoss,
+    /// The Restoration Adapter (stages `joint` and `adapter`).
+    pub adapter: Option<AdapterConfig>,
+    /// LoRA (stage `adapter`).
+    pub lora: Option<LoraConfig>,
+}
+
+/// Where the trained networks start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// From initial values drawn from the seed.
+    Fresh,
+    /// From the model folder's weights: a further leg.
+    Model,
+    /// From the model folder's weights where there are any, else fresh.
+    ModelOrFresh,
+}
+
+/// The training photographs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// A folder of pictures, searched through; captions in `.txt` files beside them.
+    pub images: PathBuf,
+    /// Pictures for validation grids and scores; never trained on.
+    pub validation: Option<PathBuf>,
+    /// Side of the square crops, pixels.
+    pub crop_px: usize,
+    /// Photographs are first reduced by a factor drawn from here, log-uniformly: `[1, 1]` never reduces.
+    #[serde(default = "no_reduction")]
+    pub reduce: [f64; 2],
+    /// Degradations and how often each is drawn, by weight.
+    #[serde(default)]
+    pub degradations: Vec<Mix>,
+    /// Decoded photographs kept in memory, megabytes.
+    #[serde(default = "cache")]
+    pub cache_mb: usize,
+    /// Threads that decode, crop and degrade.
+    #[serde(default = "workers")]
+    pub workers: usize,
+    /// How often a caption is replaced by the empty string.
+    #[serde(default = "half")]
+    pub null_text: f64,
+}
+
+/// One degradation of a mixture: a preset by name or a whole law.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mix {
+    /// A preset's name.
+    pub preset: Option<String>,
+    /// A law spelt out.
+    pub law: Option<Degradation>,
+    /// How often, relative to the others.
+    pub weight: f64,
+}
+
+/// Optimiser and length of a run. AdamW with PyTorch's defaults.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Optimise {
+    /// Optimiser steps.
+    pub steps: usize,
+    /// Samples in a step.
+    pub batch: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Steps over which the rate rises from zero.
+    #[serde(default)]
+    pub warmup: usize,
+    /// The rate at the last step, as a fraction of the peak; it falls along a half cosine.
+    #[serde(default = "one")]
+    pub final_lr: f64,
+    /// First moment's decay.
+    #[serde(default = "beta1")]
+    pub beta1: f64,
+    /// Second moment's decay.
+    #[serde(default = "beta2")]
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    #[serde(default = "eps")]
+    pub eps: f64,
+    /// Decoupled weight decay.
+    #[serde(default = "weight_decay")]
+    pub weight_decay: f64,
+    /// Largest global norm of the gradient.
+    #[serde(default = "one")]
+    pub clip: f64,
+    /// Half-life of the averaged weights, in samples; 0 for none.
+    #[serde(default)]
+    pub ema_halflife_images: f64,
+    /// How the gradient is made.
+    #[serde(default)]
+    pub gradient: Gradient,
+}
+
+/// How the gradient of the denoising loss is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gradient {
+    /// One tape over the whole network: three forwards' worth of work.
+    #[default]
+    Whole,
+    /// In so many pieces of the network, each taped alone: four forwards' worth of work, the memory of
+    /// one piece and of what enters each.
+    Cut(usize),
+}
+
+/// How often things are written, in steps.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Every {
+    /// A checkpoint to resume from.
+    pub checkpoint: usize,
+    /// A picture grid and scores on the validation pictures; 0 for never.
+    pub validate: usize,
+}
+
+impl Default for Every {
+    fn default() -> Self {
+        Self { checkpoint: 500, validate: 1000 }
+    }
+}
+
+/// The autoencoder's loss: `l1 |x' - x| + l2 (x' - x)^2 + kl KL`, each a mean over values.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VaeLoss {
+    /// Weight of the absolute error.
+    pub l1: f64,
+    /// Weight of the squared error.
+    pub l2: f64,
+    /// Weight of the divergence from the standard normal.
+    pub kl: f64,
+    /// Whether the latent is drawn from the posterior or is its mean.
+    pub latent: Latent,
+}
+
+/// Which latent the decoder is trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Latent {
+    /// The posterior's mean.
+    Mean,
+    /// A draw from the posterior.
+    Draw,
+}
+
+impl Default for VaeLoss {
+    fn default() -> Self {
+        Self { l1: 1.0, l2: 0.0, kl: 1e-6, latent: Latent::Draw }
+    }
+}
+
+/// The denoising loss.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DenoiseLoss {
+    /// Noise levels of a flow prior: `sigma = sigmoid(N(mean, std))`.
+    pub sigma_mean: f64,
+    /// See `sigma_mean`.
+    pub sigma_std: f64,
+    /// What an error in the latent counts.
+    pub metric: Metric,
+    /// How often the target is the low-quality picture, under a prompt of what was done to it.
+    pub lq_target: f64,
+    /// How often the adapter is skipped (stage `joint`).
+    pub skip_adapter: f64,
+}
+
+/// What an error in the latent counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Every channel the same: the prior's own loss.
+    Latent,
+    /// What it does to the decoded picture, by a quadratic form over channels measured on the decoder.
+    Pixels,
+}
+
+impl Default for DenoiseLoss {
+    fn default() -> Self {
+        Self { sigma_mean: 0.0, sigma_std: 1.0, metric: Metric::Latent, lq_target: 0.05, skip_adapter: 0.5 }
+    }
+}
+
+fn no_reduction() -> [f64; 2] {
+    [1.0, 1.0]
+}
+fn cache() -> usize {
+    2048
+}
+fn workers() -> usize {
+    2
+}
+fn half() -> f64 {
+    0.5
+}
+fn one() -> f64 {
+    1.0
+}
+fn beta1() -> f64 {
+    0.9
+}
+fn beta2() -> f64 {
+    0.999
+}
+fn eps() -> f64 {
+    1e-8
+}
+fn weight_decay() -> f64 {
+    0.01
+}
+
+impl TrainConfig {
+    /// Reads `path` and makes its paths absolute to the configuration's folder.
+    ///
+    /// # Errors
+    /// An unreadable file, an unknown key, or values that do not make sense.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
+        let mut config: Self = toml::from_str(&text).map_err(|why| {
+            let why = why.to_string();
+            Error::Input(format!("{}: {}; correct the configuration", path.display(), why.trim()))
+        })?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        for file in [&mut config.model, &mut config.out, &mut config.data.images] {
+            *file = base.join(&*file);
+        }
+        if let Some(validation) = &mut config.data.validation {
+            *validation = base.join(&*validation);
+        }
+        config.check(path)?;
+        Ok(config)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), Error> {
+        let needs_adapter = matches!(self.stage, Stage::Joint | Stage::Adapter);
+        let wrong = [
+            (self.data.crop_px == 0, "data.crop_px must not be 0"),
+            (self.optimise.batch == 0, "optimise.batch must not be 0"),
+            (!(self.data.reduce[0] >= 1.0 && self.data.reduce[1] >= self.data.reduce[0]), "data.reduce must be [low, high] with 1 <= low <= high"),
+            (needs_adapter && self.adapter.is_none(), "this stage needs a section [adapter]"),
+            (self.stage == Stage::Adapter && self.lora.is_none(), "this stage needs a section [lora]"),
+            (needs_adapter && self.data.degradations.is_empty(), "this stage needs data.degradations"),
+        ];
+        match wrong.iter().find(|(wrong, _)| *wrong) {
+            Some((_, why)) => Err(Error::Input(format!("{}: {why}; correct the configuration", path.display()))),
+            None => Ok(()),
+        }
+    }
+}

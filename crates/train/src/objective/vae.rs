@@ -1,0 +1,125 @@
+//! The autoencoder's objective: reconstruction and a light pull of the posterior to the normal.
+//!
+//! `l1 |x' - x| + l2 (x' - x)^2 + kl KL(q(z|x) || N(0, 1))`, each a mean over values.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{DType, Device, Tensor};
+use pixels::Image;
+use priors::{
+    folder::{Folder, NETWORK_FILE},
+    vae::AutoencoderKl,
+    weights::{Metadata, Values, Weights, save_safetensors},
+};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+
+use super::{Evaluation, Objective, below, image_from_tensor, noise, tensor_from_images};
+use crate::{
+    Error,
+    config::{Latent, Start, TrainConfig, VaeLoss},
+    data::Sample,
+    run::start_values,
+};
+
+/// Trains `vae/`.
+#[derive(Debug)]
+pub struct Vae {
+    json: Value,
+    path: PathBuf,
+    folder: Folder,
+    start: Start,
+    seed: u64,
+    loss: VaeLoss,
+    device: Device,
+}
+
+impl Vae {
+    /// Reads the autoencoder's configuration.
+    ///
+    /// # Errors
+    /// A missing or unsupported `vae/config.json`.
+    pub fn new(config: &TrainConfig, device: &Device) -> Result<Self, Error> {
+        let folder = Folder::Disk(config.model.clone());
+        Ok(Self {
+            json: folder.json("vae/config.json")?,
+            path: folder.path("vae/config.json"),
+            folder,
+            start: config.start,
+            seed: config.seed,
+            loss: config.vae.clone(),
+            device: device.clone(),
+        })
+    }
+
+    fn network(&self, w: &Weights) -> Result<AutoencoderKl, Error> {
+        Ok(AutoencoderKl::from_json(&self.json, &self.path, &w.at("vae"))?)
+    }
+
+    /// The loss of a batch of pictures in `[-1, 1]`.
+    pub fn loss(&self, vae: &AutoencoderKl, x: Tensor<4>, rng: &mut ChaCha8Rng) -> Tensor<1> {
+        let posterior = vae.encode(x.clone());
+        let (mean, logvar) = (posterior.mean, posterior.logvar);
+        let z = match self.loss.latent {
+            Latent::Mean => mean.clone(),
+            Latent::Draw => {
+                let n = noise(mean.dims(), rng, &self.device);
+                mean.clone() + (logvar.clone() * 0.5).exp() * n
+            }
+        };
+        let error = vae.decode(z) - x;
+        let kl = (mean.square() + logvar.clone().exp() - 1.0 - logvar).mean() * 0.5;
+        let mut loss = error.clone().abs().mean() * self.loss.l1 + kl * self.loss.kl;
+        if self.loss.l2 != 0.0 {
+            loss = loss + error.square().mean() * self.loss.l2;
+        }
+        loss
+    }
+}
+
+impl Objective for Vae {
+    fn initial(&self) -> Result<Values, Error> {
+        start_values(self.start, &self.folder, &[("vae", NETWORK_FILE)], self.seed, &self.device, |w| {
+            self.network(w).map(drop)
+        })
+    }
+
+    fn evaluate(&self, values: &Values, batch: &[Sample], rng: &mut ChaCha8Rng) -> Result<Evaluation, Error> {
+        let w = Weights::tracked(values.clone(), &self.device);
+        let vae = self.network(&w)?;
+        let images: Vec<&Image> = batch.iter().map(|sample| &sample.hq).collect();
+        let loss = self.loss(&vae, tensor_from_images(&images, &self.device), rng);
+        let mut tape = loss.backward();
+        Ok(Evaluation { loss: f64::from(loss.into_scalar::<f32>()), gradients: w.gradients(&mut tape) })
+    }
+
+    fn show(&self, values: &Values, sample: &Sample, _rng: &mut ChaCha8Rng) -> Result<Vec<Image>, Error> {
+        let vae = self.network(&Weights::from_values(values.clone(), &self.device))?;
+        let x = tensor_from_images(&[&sample.hq], &self.device);
+        Ok(vec![sample.hq.clone(), image_from_tensor(vae.decode(vae.encode(x).mean))])
+    }
+
+    /// Writes `vae/`, with `scaling_factor` and `shift_factor` such that the latents of `samples` have
+    /// mean 0 and variance 1.
+    fn save(&self, values: &Values, samples: &[Sample], folder: &Path) -> Result<(), Error> {
+        let metadata = Metadata::new();
+        save_safetensors(&folder.join("vae").join(NETWORK_FILE), &below(values, "vae"), DType::F32, &metadata)?;
+        let vae = self.network(&Weights::from_values(values.clone(), &self.device))?;
+        let (mut n, mut sum, mut squares) = (0_usize, 0.0, 0.0);
+        for sample in samples {
+            let mean = vae.encode(tensor_from_images(&[&sample.hq], &self.device)).mean;
+            for v in mean.into_data().try_into_vec::<f32>().expect("f32 latents") {
+                n += 1;
+                sum += f64::from(v);
+                squares += f64::from(v) * f64::from(v);
+            }
+        }
+        let shift = sum / n as f64;
+        let scale = 1.0 / (squares / n as f64 - shift * shift).sqrt();
+        let mut json = self.json.clone();
+        json["scaling_factor"] = json!(scale);
+        json["shift_factor"] = json!(shift);
+        let json = serde_json::to_vec_pretty(&json).expect("plain JSON");
+        Ok(priors::weights::write_atomically(&folder.join("vae/config.json"), &json)?)
+    }
+}

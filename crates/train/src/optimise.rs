@@ -1,0 +1,101 @@
+//! AdamW, gradient clipping, the learning rate and averaged weights, on host values keyed by name.
+//!
+//! ```text
+//! theta <- theta (1 - lr wd)
+//! m <- b1 m + (1 - b1) g        v <- b2 v + (1 - b2) g^2
+//! theta <- theta - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)
+//! ```
+//!
+//! Source: Loshchilov and Hutter, 1711.05101; the arithmetic of PyTorch's `AdamW`.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+
+use crate::config::Optimise;
+
+/// Values by tensor name.
+pub type Named = BTreeMap<String, Vec<f32>>;
+
+/// Optimiser state.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AdamW {
+    /// First moments.
+    pub m: Named,
+    /// Second moments.
+    pub v: Named,
+    /// Steps taken.
+    pub step: usize,
+}
+
+impl AdamW {
+    /// One step on `values`, in place; a tensor without a gradient stays as it is.
+    pub fn step(&mut self, values: &mut Named, gradients: &Named, lr: f64, config: &Optimise) {
+        self.step += 1;
+        let (b1, b2) = (config.beta1, config.beta2);
+        let rate = (lr / (1.0 - b1.powi(self.step as i32))) as f32;
+        let root = (1.0 - b2.powi(self.step as i32)).sqrt() as f32;
+        let keep = (1.0 - lr * config.weight_decay) as f32;
+        let (b1, b2, eps) = (b1 as f32, b2 as f32, config.eps as f32);
+        for (name, g) in gradients {
+            let theta = values.get_mut(name).expect("a gradient belongs to a value");
+            let m = self.m.entry(name.clone()).or_insert_with(|| vec![0.0; g.len()]);
+            let v = self.v.entry(name.clone()).or_insert_with(|| vec![0.0; g.len()]);
+            let update = |(((theta, m), v), g): (((&mut f32, &mut f32), &mut f32), &f32)| {
+                *m += (g - *m) * (1.0 - b1);
+                *v = *v * b2 + g * g * (1.0 - b2);
+                *theta = *theta * keep - rate * *m / (v.sqrt() / root + eps);
+            };
+            let chunk = 1 << 14;
+            theta
+                .par_chunks_mut(chunk)
+                .zip(m.par_chunks_mut(chunk))
+                .zip(v.par_chunks_mut(chunk))
+                .zip(g.par_chunks(chunk))
+                .for_each(|(((theta, m), v), g)| {
+                    theta.iter_mut().zip(m.iter_mut()).zip(v.iter_mut()).zip(g).for_each(update);
+                });
+        }
+    }
+}
+
+/// The global norm of all gradients together.
+pub fn norm(gradients: &Named) -> f64 {
+    let square = |g: &Vec<f32>| g.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
+    gradients.values().map(square).sum::<f64>().sqrt()
+}
+
+/// Scales the gradients so that their global norm is at most `most`; returns the norm before.
+pub fn clip(gradients: &mut Named, most: f64) -> f64 {
+    let norm = norm(gradients);
+    if norm > most {
+        let factor = (most / (norm + 1e-6)) as f32;
+        gradients.values_mut().flatten().for_each(|g| *g *= factor);
+    }
+    norm
+}
+
+/// The learning rate of step `step` (from 0): a linear warm-up, then half a cosine to the final rate.
+pub fn learning_rate(config: &Optimise, step: usize) -> f64 {
+    if step < config.warmup {
+        return config.lr * (step + 1) as f64 / config.warmup as f64;
+    }
+    let length = config.steps.saturating_sub(config.warmup).max(1);
+    let at = ((step - config.warmup) as f64 / length as f64).min(1.0);
+    let fall = 0.5 * (1.0 + (std::f64::consts::PI * at).cos());
+    config.lr * (config.final_lr + (1.0 - config.final_lr) * fall)
+}
+
+/// Moves the average towards `values`: `average <- d average + (1 - d) values`, with the half-life in
+/// samples and a warm-up in which the half-life is at most a tenth of the samples seen so far.
+pub fn average(average: &mut Named, values: &Named, config: &Optimise, step: usize) {
+    let seen = ((step + 1) * config.batch) as f64;
+    let halflife = config.ema_halflife_images.min(0.1 * seen).max(1e-9);
+    let d = 0.5_f64.powf(config.batch as f64 / halflife) as f32;
+    for (name, average) in average.iter_mut() {
+        let values = &values[name];
+        average.par_chunks_mut(1 << 14).zip(values.par_chunks(1 << 14)).for_each(|(average, values)| {
+            average.iter_mut().zip(values).for_each(|(a, v)| *a = *v + (*a - *v) * d);
+        });
+    }
+}
