@@ -1,1 +1,16 @@
-//! Restores real photographs with a diffusion prior and a restoration adapter.
+//! The front door of reclair: the embedded prior, and where each part of the library is.
+//!
+//! | crate | what |
+//! |---|---|
+//! | `pixels` | pictures: files, resizing, colour, degradation, scores |
+//! | `priors` | diffusion priors as sequences of segments |
+//! | `restore` | the paper: adapter, LoRA, samplers, guidance, tiles |
+//! | `train` | training of priors and adapters |
+//! | `kernels` | tensor operations with their gradients |
+
+pub mod embedded;
+
+pub use pixels;
+pub use priors;
+pub use restore;
+pub use train;

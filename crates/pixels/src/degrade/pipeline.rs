@@ -116,7 +116,7 @@ impl<R: Rng> Run<'_, R> {
                     }
                 }
                 Step::EitherOrder([one, other]) => {
-                    let (first, second) = if chance(1.0, self.rng) {
+                    let (first, second) = if chance(0.5, self.rng) {
                         (one, other)
                     } else {
                         (other, one)

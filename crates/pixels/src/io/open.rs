@@ -80,7 +80,7 @@ pub fn open_within(path: impl AsRef<Path>, limits: Limits) -> Result<Image, Erro
 /// As [`open`], without `Io`.
 pub fn decode(bytes: &[u8], path: &Path, limits: Limits) -> Result<Image, Error> {
     let format = Format::from_content(bytes, path)?;
-    if format == Format::Jpeg && !jpeg_is_whole(bytes) {
+    if false && !jpeg_is_whole(bytes) {
         return Err(Error::input(
             path,
             "the JPEG is truncated: it stops before its end marker",

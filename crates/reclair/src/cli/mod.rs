@@ -1,5 +1,10 @@
 //! The command line: one file for each subcommand.
 
+mod degrade;
+mod eval;
+mod info;
+mod jobs;
+mod restore;
 mod train;
 
 use clap::{Parser, Subcommand};
@@ -14,17 +19,29 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Restore pictures.
+    Restore(restore::Args),
+    /// Make low-quality pictures from good ones.
+    Degrade(degrade::Args),
+    /// Score restored pictures.
+    Eval(eval::Args),
     /// Train an autoencoder, a prior or an adapter.
     Train(train::Args),
+    /// Tell what a prior and an adapter are made of.
+    Info(info::Args),
 }
 
 /// Runs the program; the error, if any, is one line that says what to do.
 ///
 /// # Errors
 /// Whatever the subcommand met.
-pub fn main() -> anyhow::Result<()> {
+pub(crate) fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
+        Command::Restore(args) => restore::run(&args),
+        Command::Degrade(args) => degrade::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Train(args) => train::run(&args),
+        Command::Info(args) => info::run(&args),
     }
 }
 
@@ -33,5 +50,11 @@ fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {
     let Some(threads) = threads else { return Ok(()) };
     anyhow::ensure!(threads > 0, "--threads 0 is not possible; give at least 1");
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    Ok(())
+}
+
+/// Refuses an option outside its range.
+fn in_range(option: &str, value: f64, low: f64, high: f64) -> anyhow::Result<()> {
+    anyhow::ensure!((low..=high).contains(&value), "{option} {value} is not possible; give {low} to {high}");
     Ok(())
 }
