@@ -33,6 +33,8 @@ pub struct TrainConfig {
     pub stage: Stage,
     /// Folder of the model: diffusers layout, with every `config.json` of what the stage needs.
     pub model: PathBuf,
+    /// Folder of an adapter to go on from.
+    pub adapter_model: Option<PathBuf>,
     /// Folder the result, log, checkpoints and pictures are written to.
     pub out: PathBuf,
     /// Whether networks start from the model folder's weights or from fresh ones.
@@ -282,8 +284,8 @@ impl TrainConfig {
         for file in [&mut config.model, &mut config.out, &mut config.data.images] {
             *file = base.join(&*file);
         }
-        if let Some(validation) = &mut config.data.validation {
-            *validation = base.join(&*validation);
+        for file in [&mut config.data.validation, &mut config.adapter_model].into_iter().flatten() {
+            *file = base.join(&*file);
         }
         config.check(path)?;
         Ok(config)

@@ -123,7 +123,8 @@ pub fn run(
     }
     state.save(&config.out, &config_hash)?;
     let samples = (0..MEASURED).map(|i| photos.sample(i)).collect::<Result<Vec<_>, _>>()?;
-    objective.save(&result(config, &shapes, &state), &samples, &config.out.join("model"))?;
+    objective.save(&result(config, &shapes, &state), &samples, &config.out)?;
+    copy_rest(&config.model, &config.out.join("prior"))?;
     let about = serde_json::json!({
         "stage": config.stage,
         "steps": state.step,
@@ -234,12 +235,17 @@ fn grid(rows: &[Vec<Image>]) -> Image {
     })
 }
 
-/// The trained tensors as they start: initial values, overlaid with the model folder's files as
-/// `start` says. `parts` are (prefix, file) pairs, files in the prefix's own folder.
+/// Tensors to go on from: those named with `prefix`, in `file` of `folder`.
+pub(crate) struct Stored<'a> {
+    pub(crate) prefix: &'a str,
+    pub(crate) folder: &'a Folder,
+    pub(crate) file: String,
+}
+
+/// The trained tensors as they start: initial values, overlaid with files as `start` says.
 pub(crate) fn start_values(
     start: Start,
-    folder: &Folder,
-    parts: &[(&str, &str)],
+    stored: &[Stored<'_>],
     seed: u64,
     device: &Device,
     build: impl Fn(&Weights) -> Result<(), Error>,
@@ -247,31 +253,52 @@ pub(crate) fn start_values(
     let weights = Weights::seeded(seed, device);
     build(&weights)?;
     let mut values = weights.made();
-    for (prefix, file) in parts {
-        let file = format!("{prefix}/{file}");
+    for Stored { prefix, folder, file } in stored {
         let wanted = match start {
             Start::Fresh => false,
             Start::Model => true,
-            Start::ModelOrFresh => folder.has(&file),
+            Start::ModelOrFresh => folder.has(file),
         };
-        if !wanted {
-            continue;
-        }
-        let stored = SafetensorsFile::from_bytes(folder.read(&file)?, &folder.path(&file))?;
-        for name in stored.names() {
-            let full = format!("{prefix}.{name}");
-            let (Some(data), Some(slot)) = (stored.data(name), values.get_mut(&full)) else {
-                let what = format!("{}: tensor {name} is not part of this network; the file does not fit its config.json", stored.path().display());
-                return Err(Error::Input(what));
-            };
-            if data.shape() != slot.shape() {
-                let what = format!("{}: tensor {name} should be {:?} and is {:?}; the file does not fit its config.json", stored.path().display(), slot.shape(), data.shape());
-                return Err(Error::Input(what));
-            }
-            *slot = data.convert::<f32>();
+        if wanted {
+            let file = SafetensorsFile::from_bytes(folder.read(file)?, &folder.path(file))?;
+            overlay(&mut values, prefix, &file)?;
         }
     }
     Ok(values)
+}
+
+fn overlay(values: &mut Values, prefix: &str, file: &SafetensorsFile) -> Result<(), Error> {
+    let misfit = |what: String| {
+        Error::Input(format!("{}: tensor {what}; the file does not fit its config.json", file.path().display()))
+    };
+    for name in file.names() {
+        let (Some(data), Some(slot)) = (file.data(name), values.get_mut(&format!("{prefix}.{name}"))) else {
+            return Err(misfit(format!("{name} is not part of this network")));
+        };
+        if data.shape() != slot.shape() {
+            return Err(misfit(format!("{name} should be {:?} and is {:?}", slot.shape(), data.shape())));
+        }
+        *slot = data.convert::<f32>();
+    }
+    Ok(())
+}
+
+/// Copies the files of a prior's folder that `out` does not have yet, so that `out` is whole.
+pub(crate) fn copy_rest(folder: &Path, out: &Path) -> Result<(), Error> {
+    let mut open = vec![folder.to_owned()];
+    while let Some(at) = open.pop() {
+        for entry in std::fs::read_dir(&at).map_err(|source| Error::io(&at, source))? {
+            let path = entry.map_err(|source| Error::io(&at, source))?.path();
+            let to = out.join(path.strip_prefix(folder).unwrap_or(&path));
+            if path.is_dir() {
+                open.push(path);
+            } else if !to.exists() {
+                let bytes = std::fs::read(&path).map_err(|source| Error::io(&path, source))?;
+                priors::weights::write_atomically(&to, &bytes)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn hash(config: &TrainConfig) -> String {

@@ -26,6 +26,6 @@ pub use drawn::{Degraded, Drawn, descriptors};
 pub use filter::filter2d;
 pub use jpeg::jpeg;
 pub use kernel::Kernel;
-pub use noise::{Colour, gaussian_noise, poisson_noise};
+pub use noise::{Channels, gaussian_noise, poisson_noise};
 pub use pipeline::{OutputSize, degrade};
 pub use sharpen::sharpen;

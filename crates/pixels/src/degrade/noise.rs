@@ -13,24 +13,24 @@ use crate::image::u8_from_unit;
 
 /// Whether the three channels share their noise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Colour {
+pub enum Channels {
     /// Every channel draws for itself.
     Each,
     /// One plane of noise for all three.
-    Grey,
+    Shared,
 }
 
 /// Adds Gaussian noise of standard deviation `sigma` / 255.
-pub fn gaussian_noise(image: &mut Image, sigma: f64, colour: Colour, rng: &mut impl Rng) {
+pub fn gaussian_noise(image: &mut Image, sigma: f64, channels: Channels, rng: &mut impl Rng) {
     let sigma = (sigma / 255.0) as f32;
     let area = image.area();
     let mut draw = || -> f32 { StandardNormal.sample(&mut *rng) };
-    match colour {
-        Colour::Each => image
+    match channels {
+        Channels::Each => image
             .rgb
             .iter_mut()
             .for_each(|v| *v = (*v + sigma * draw()).clamp(0.0, 1.0)),
-        Colour::Grey => {
+        Channels::Shared => {
             let noise: Vec<f32> = (0..area).map(|_| sigma * draw()).collect();
             add(image, &noise, area);
         }
@@ -38,11 +38,11 @@ pub fn gaussian_noise(image: &mut Image, sigma: f64, colour: Colour, rng: &mut i
 }
 
 /// Adds Poisson noise times `scale`; returns its standard deviation at middle grey, in 1/255.
-pub fn poisson_noise(image: &mut Image, scale: f64, colour: Colour, rng: &mut impl Rng) -> f64 {
+pub fn poisson_noise(image: &mut Image, scale: f64, channels: Channels, rng: &mut impl Rng) -> f64 {
     let area = image.area();
-    let levels: Vec<u8> = match colour {
-        Colour::Each => image.rgb.iter().map(|&v| u8_from_unit(v)).collect(),
-        Colour::Grey => {
+    let levels: Vec<u8> = match channels {
+        Channels::Each => image.rgb.iter().map(|&v| u8_from_unit(v)).collect(),
+        Channels::Shared => {
             let (r, g, b) = (image.plane(0), image.plane(1), image.plane(2));
             let pixels = r.iter().zip(g).zip(b);
             pixels
@@ -101,17 +101,20 @@ mod tests {
     #[test]
     fn gaussian_noise_has_its_deviation_and_clips() {
         let clean = Image::from_fn(128, 128, |_, _, _| 0.5);
-        for colour in [Colour::Each, Colour::Grey] {
+        for channels in [Channels::Each, Channels::Shared] {
             let mut noisy = clean.clone();
-            gaussian_noise(&mut noisy, 20.0, colour, &mut stream(3, "gaussian"));
+            gaussian_noise(&mut noisy, 20.0, channels, &mut stream(3, "gaussian"));
             for c in 0..3 {
                 assert!(
                     (deviation(&noisy, &clean, c) - 20.0).abs() < 0.5,
-                    "{colour:?}"
+                    "{channels:?}"
                 );
             }
-            assert_eq!(noisy.plane(0) == noisy.plane(1), colour == Colour::Grey);
-            gaussian_noise(&mut noisy, 255.0, colour, &mut stream(3, "clip"));
+            assert_eq!(
+                noisy.plane(0) == noisy.plane(1),
+                channels == Channels::Shared
+            );
+            gaussian_noise(&mut noisy, 255.0, channels, &mut stream(3, "clip"));
             assert!(noisy.rgb.iter().all(|v| (0.0..=1.0).contains(v)));
         }
     }
@@ -125,7 +128,7 @@ mod tests {
             _ => 204.0 / 255.0,
         });
         let mut noisy = clean.clone();
-        let said = poisson_noise(&mut noisy, 0.5, Colour::Each, &mut stream(3, "poisson"));
+        let said = poisson_noise(&mut noisy, 0.5, Channels::Each, &mut stream(3, "poisson"));
         assert!((said - 0.5 * (0.5f64 / 256.0).sqrt() * 255.0).abs() < 1e-9);
         for (left, level) in [(0, 0.2f64), (128, 0.8)] {
             let (a, b) = (noisy.crop(left, 1, 128, 128), clean.crop(left, 1, 128, 128));
@@ -141,7 +144,7 @@ mod tests {
     #[test]
     fn black_has_no_photons() {
         let mut black = Image::from_fn(8, 8, |_, _, _| 0.0);
-        poisson_noise(&mut black, 3.0, Colour::Grey, &mut stream(3, "black"));
+        poisson_noise(&mut black, 3.0, Channels::Shared, &mut stream(3, "black"));
         assert!(black.rgb.iter().all(|&v| v == 0.0));
     }
 }

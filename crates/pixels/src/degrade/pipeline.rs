@@ -9,7 +9,7 @@ use rand::{Rng, RngExt};
 use super::config::{Degradation, Noise, Resize, Step};
 use super::draw::{chance, uniform, weighted};
 use super::kernel::Kernel;
-use super::noise::Colour;
+use super::noise::Channels;
 use super::{Degraded, Drawn, descriptors, filter2d, gaussian_noise, jpeg, poisson_noise, sharpen};
 use crate::Image;
 use crate::image::u8_from_unit;
@@ -174,14 +174,18 @@ impl<R: Rng> Run<'_, R> {
             self.rng,
         );
         let grey = chance(law.grey, self.rng);
-        let colour = if grey { Colour::Grey } else { Colour::Each };
+        let channels = if grey {
+            Channels::Shared
+        } else {
+            Channels::Each
+        };
         let (name, deviation) = if gaussian {
-            gaussian_noise(&mut self.image, strength, colour, self.rng);
+            gaussian_noise(&mut self.image, strength, channels, self.rng);
             ("gaussian", strength)
         } else {
             (
                 "poisson",
-                poisson_noise(&mut self.image, strength, colour, self.rng),
+                poisson_noise(&mut self.image, strength, channels, self.rng),
             )
         };
         self.drawn.push(Drawn::Noise {

@@ -80,7 +80,7 @@ pub fn open_within(path: impl AsRef<Path>, limits: Limits) -> Result<Image, Erro
 /// As [`open`], without `Io`.
 pub fn decode(bytes: &[u8], path: &Path, limits: Limits) -> Result<Image, Error> {
     let format = Format::from_content(bytes, path)?;
-    if false && !jpeg_is_whole(bytes) {
+    if format == Format::Jpeg && !jpeg_is_whole(bytes) {
         return Err(Error::input(
             path,
             "the JPEG is truncated: it stops before its end marker",
@@ -163,43 +163,29 @@ pub fn decode(bytes: &[u8], path: &Path, limits: Limits) -> Result<Image, Error>
 fn planar(pixels: DynamicImage, path: &Path) -> Result<Image, Error> {
     let (width, height) = (pixels.width() as usize, pixels.height() as usize);
     let colour = pixels.color();
-    let (samples, depth): (Vec<f32>, _) = match colour.bytes_per_pixel() / colour.channel_count() {
-        1 => (
-            pixels
-                .as_bytes()
-                .iter()
-                .map(|&v| f32::from(v) / 255.0)
-                .collect(),
-            Depth::Eight,
-        ),
-        2 => {
-            let words = pixels
-                .as_bytes()
-                .as_chunks()
-                .0
-                .iter()
-                .map(|&pair| u16::from_ne_bytes(pair));
-            (
-                words.map(|v| f32::from(v) / 65535.0).collect(),
-                Depth::Sixteen,
-            )
-        }
-        _ => {
-            return Err(Error::unsupported(
-                path,
-                "floating-point pictures are not read",
-                "tone-map it and save it with 8 or 16 bits first",
-            ));
-        }
-    };
-    drop(pixels);
     let channels = usize::from(colour.channel_count());
-    let plane = |c: usize| samples.iter().skip(c).step_by(channels).copied();
-    let rgb = if colour.has_color() {
-        plane(0).chain(plane(1)).chain(plane(2)).collect()
+    let (depth, sample): (_, fn(&[u8], usize) -> f32) =
+        match usize::from(colour.bytes_per_pixel()) / channels {
+            1 => (Depth::Eight, |bytes, i| f32::from(bytes[i]) / 255.0),
+            2 => (Depth::Sixteen, |bytes, i| {
+                f32::from(u16::from_ne_bytes([bytes[2 * i], bytes[2 * i + 1]])) / 65535.0
+            }),
+            _ => {
+                return Err(Error::unsupported(
+                    path,
+                    "floating-point pictures are not read",
+                    "tone-map it and save it with 8 or 16 bits first",
+                ));
+            }
+        };
+    let bytes = pixels.as_bytes();
+    let plane = |c: usize| (0..width * height).map(move |i| sample(bytes, i * channels + c));
+    let [r, g, b] = if colour.has_color() {
+        [0, 1, 2]
     } else {
-        plane(0).chain(plane(0)).chain(plane(0)).collect()
+        [0; 3]
     };
+    let rgb = plane(r).chain(plane(g)).chain(plane(b)).collect();
     let mut image = Image::new(width, height, rgb);
     image.alpha = colour.has_alpha().then(|| plane(channels - 1).collect());
     image.depth = depth;

@@ -38,7 +38,7 @@ pub fn detail(image: &Image, reference: &Image) -> Result<f64, Error> {
 mod tests {
     use super::*;
     use crate::degrade::kernel::{Kernel, Shape};
-    use crate::degrade::{Colour, filter2d, gaussian_noise};
+    use crate::degrade::{Channels, filter2d, gaussian_noise};
     use crate::random::stream;
     use crate::score::synthetic;
 
@@ -82,7 +82,7 @@ mod tests {
             0.5 + 0.2 * (x as f32 / 3.0).sin() * (y as f32 / 4.0).cos()
         });
         let mut noisy = reference.clone();
-        gaussian_noise(&mut noisy, 15.0, Colour::Each, &mut stream(5, "detail"));
+        gaussian_noise(&mut noisy, 15.0, Channels::Each, &mut stream(5, "detail"));
         let got = detail(&noisy, &reference).expect("same size");
         assert!((got - 1.0).abs() < 0.02, "{got}");
     }

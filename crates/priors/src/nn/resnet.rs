@@ -3,9 +3,13 @@
 //! `conv2(silu(norm2(conv1(silu(norm1 x)) + W silu(emb)))) + shortcut(x)`; the autoencoder has no `emb`.
 
 use burn::tensor::Tensor;
+use kernels::Padding;
 
 use super::{Bias, Conv2d, GroupNorm, Linear};
-use crate::{Error, weights::Weights};
+use crate::{
+    Error,
+    weights::{Init, Weights},
+};
 
 /// Sizes of a [`Resnet`].
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +51,8 @@ impl Resnet {
             conv1: Conv2d::new(&w.at("conv1"), c_in, c_out, 3)?,
             time_emb_proj: d_emb.map(project).transpose()?,
             norm2: GroupNorm::new(&w.at("norm2"), groups, c_out, eps)?,
-            conv2: Conv2d::new(&w.at("conv2"), c_out, c_out, 3)?,
+            // Fresh blocks start as their shortcut, which trains faster (ADM, EDM).
+            conv2: Conv2d::with(&w.at("conv2"), c_out, c_out, 3, 1, Padding::same(1), Init::Zeros)?,
             conv_shortcut: (c_in != c_out).then(shortcut).transpose()?,
         })
     }

@@ -24,7 +24,9 @@ use crate::{
 };
 
 const CONFIG: &str = "restoration_adapter/config.json";
-const LORA: &str = "pytorch_lora_weights.safetensors";
+/// LoRA's file in an adapter's folder.
+pub const LORA_FILE: &str = "pytorch_lora_weights.safetensors";
+
 const LORA_METADATA: &str = "lora_adapter_metadata";
 
 /// A loaded adapter.
@@ -46,7 +48,7 @@ impl AdapterFolder {
         let json = folder.json(CONFIG)?;
         let adapter = RestorationAdapter::from_json(&json, &folder.path(CONFIG), prior.unet.sites(), &w)?;
         w.finish()?;
-        let lora = if folder.has(LORA) { Some(open_lora(folder, prior, precision, device)?) } else { None };
+        let lora = if folder.has(LORA_FILE) { Some(open_lora(folder, prior, precision, device)?) } else { None };
         Ok(Self { adapter, lora })
     }
 
@@ -73,22 +75,22 @@ impl AdapterFolder {
                 "unet.target_modules": ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"],
             });
             let metadata = Metadata::from([(LORA_METADATA.to_owned(), about.to_string())]);
-            save_safetensors(&folder.join(LORA), lora_values, dtype, &metadata)?;
+            save_safetensors(&folder.join(LORA_FILE), lora_values, dtype, &metadata)?;
         }
         Ok(())
     }
 }
 
 fn open_lora(folder: &Folder, prior: &PriorModel, precision: Precision, device: &Device) -> Result<Lora, Error> {
-    let path = folder.path(LORA);
-    let header = SafetensorsFile::from_bytes(folder.read(LORA)?, &path)?;
+    let path = folder.path(LORA_FILE);
+    let header = SafetensorsFile::from_bytes(folder.read(LORA_FILE)?, &path)?;
     let about: Value = header.metadata(LORA_METADATA).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let first = header.names().iter().find(|name| name.ends_with("lora_A.weight")).and_then(|name| header.shape(name));
     let rank = first.map_or(1, |shape| shape[0]);
     let alpha = about.get("unet.lora_alpha").and_then(Value::as_f64).unwrap_or(rank as f64);
     let shapes = Weights::blank(device);
     Unet::new(prior.unet.config().clone(), &shapes)?;
-    let w = folder.weights(LORA, precision, device)?;
+    let w = folder.weights(LORA_FILE, precision, device)?;
     let lora = Lora::new(&LoraConfig { rank, alpha }, &self_attention_targets(&shapes.shapes()), &w.at("unet"))?;
     w.finish()?;
     Ok(lora)

@@ -30,7 +30,7 @@ use serde_json::Value;
 
 use block::{Block, Input};
 pub use config::{AdapterConfig, BlockKind, CLASS_NAME};
-pub use folder::AdapterFolder;
+pub use folder::{AdapterFolder, LORA_FILE};
 
 use crate::Error;
 

@@ -20,7 +20,7 @@ use priors::{
     flow::{Conditioning, Prior},
     folder::{ENCODER_FILE, Folder, NETWORK_FILE, PriorModel},
     scheduler::{Prediction, SchedulerConfig},
-    tokenizer::ClipTokenizer,
+    tokenizer::{ClipTokenizer, learn},
     unet::Unet,
     vae::AutoencoderKl,
     weights::{Metadata, Precision, Values, Weights, save_safetensors, write_atomically},
@@ -29,20 +29,20 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 use restore::{
-    adapter::{AdapterFolder, RestorationAdapter, Scale},
+    adapter::{AdapterFolder, LORA_FILE, RestorationAdapter, Scale},
     lora::{Lora, Target, self_attention_targets},
     restorer::Denoising,
     sampler::{SamplerKind, sample},
     schedule::{Schedule, Space, alphas_cumprod},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Evaluation, Objective, below, image_from_tensor, noise, pixel_metric, tensor_from_images};
 use crate::{
     Error,
     config::{Metric, Stage, TrainConfig},
     data::{Photos, Sample},
-    run::start_values,
+    run::{Stored, start_values},
     walk::{Inputs, Networks, Text, gradients},
 };
 
@@ -77,6 +77,7 @@ impl Denoise {
         let unet_json = folder.json("unet/config.json")?;
         let text_json = folder.json("text_encoder/config.json")?;
         let length = text_json.get("max_position_embeddings").and_then(Value::as_u64).unwrap_or(77) as usize;
+        let tokenizer = tokenizer(config, &folder, &text_json, length)?;
         let scheduler = PriorModel::open_scheduler(&folder)?;
         let mut frozen = None;
         let mut targets = vec![];
@@ -98,7 +99,7 @@ impl Denoise {
             }
         };
         Ok(Self {
-            tokenizer: PriorModel::open_tokenizer(&folder, length)?,
+            tokenizer,
             alphas: alphas_cumprod(&scheduler),
             config: config.clone(),
             folder,
@@ -205,17 +206,40 @@ impl Denoise {
     }
 }
 
+/// The model's tokenizer, or one learned from the captions where the model has no vocabulary yet.
+fn tokenizer(config: &TrainConfig, folder: &Folder, text_json: &Value, length: usize) -> Result<ClipTokenizer, Error> {
+    if folder.has("tokenizer/vocab.json") {
+        return Ok(PriorModel::open_tokenizer(folder, length)?);
+    }
+    let size = text_json.get("vocab_size").and_then(Value::as_u64).unwrap_or(0) as usize;
+    let mut texts = Photos::open(&config.data, config.seed)?.captions();
+    // Often enough that each of its words becomes one token.
+    texts.extend(vec!["low quality, low resolution, blurry, noisy, compressed".to_owned(); 64]);
+    let (vocab, merges) = learn(&texts, size)?;
+    let out = config.out.join("prior/tokenizer");
+    write_atomically(&out.join("vocab.json"), vocab.as_bytes())?;
+    write_atomically(&out.join("merges.txt"), merges.as_bytes())?;
+    let settings = folder.json("tokenizer/tokenizer_config.json")?;
+    Ok(ClipTokenizer::new(vocab.as_bytes(), merges.as_bytes(), &settings, length, &out)?)
+}
+
 impl Objective for Denoise {
     fn initial(&self) -> Result<Values, Error> {
-        let (start, folder, seed, device) = (self.config.start, &self.folder, self.config.seed, &self.device);
-        let build = |w: &Weights| self.networks(w).map(drop);
-        let prior = [("unet", NETWORK_FILE), ("text_encoder", ENCODER_FILE)];
-        let adapter = ("restoration_adapter", NETWORK_FILE);
-        match self.config.stage {
-            Stage::Joint => start_values(start, folder, &[prior[0], prior[1], adapter], seed, device, build),
-            Stage::Adapter => start_values(start, folder, &[adapter], seed, device, build),
-            _ => start_values(start, folder, &prior, seed, device, build),
+        let folder = &self.folder;
+        let mut stored = vec![];
+        if self.frozen.is_none() {
+            stored.push(Stored { prefix: "unet", folder, file: format!("unet/{NETWORK_FILE}") });
+            stored.push(Stored { prefix: "text_encoder", folder, file: format!("text_encoder/{ENCODER_FILE}") });
         }
+        let adapter = self.config.adapter_model.clone().map(Folder::Disk);
+        if let Some(folder) = &adapter {
+            let file = format!("restoration_adapter/{NETWORK_FILE}");
+            stored.push(Stored { prefix: "restoration_adapter", folder, file });
+            if self.config.stage == Stage::Adapter && folder.has(LORA_FILE) {
+                stored.push(Stored { prefix: "lora", folder, file: LORA_FILE.into() });
+            }
+        }
+        start_values(self.config.start, &stored, self.config.seed, &self.device, |w| self.networks(w).map(drop))
     }
 
     fn evaluate(&self, values: &Values, batch: &[Sample], rng: &mut ChaCha8Rng) -> Result<Evaluation, Error> {
@@ -258,14 +282,16 @@ impl Objective for Denoise {
         let metadata = Metadata::new();
         if self.frozen.is_none() {
             for (part, file, config) in [("unet", NETWORK_FILE, &self.unet_json), ("text_encoder", ENCODER_FILE, &self.text_json)] {
-                save_safetensors(&folder.join(part).join(file), &below(values, part), DType::F32, &metadata)?;
-                let json = serde_json::to_vec_pretty(&json!(config)).expect("plain JSON");
-                write_atomically(&folder.join(part).join("config.json"), &json)?;
+                let to = folder.join("prior").join(part);
+                save_safetensors(&to.join(file), &below(values, part), DType::F32, &metadata)?;
+                let json = serde_json::to_vec_pretty(config).expect("plain JSON");
+                write_atomically(&to.join("config.json"), &json)?;
             }
         }
         if let (Some(config), true) = (&self.config.adapter, self.config.stage != Stage::Prior) {
             let lora = self.config.lora.as_ref().filter(|_| self.config.stage == Stage::Adapter);
-            AdapterFolder::save(folder, config, &below(values, "restoration_adapter"), lora, &below(values, "lora"), DType::F32)?;
+            let folder = folder.join("adapter");
+            AdapterFolder::save(&folder, config, &below(values, "restoration_adapter"), lora, &below(values, "lora"), DType::F32)?;
         }
         Ok(())
     }

@@ -47,8 +47,8 @@ pub trait Objective {
     /// Values that do not fit the networks.
     fn show(&self, values: &Values, sample: &Sample, rng: &mut ChaCha8Rng) -> Result<Vec<Image>, Error>;
 
-    /// Writes the trained networks in their layout into `folder`; `samples` are training samples to
-    /// measure what belongs into a configuration.
+    /// Writes the trained networks in their layout into `prior/` and `adapter/` of `folder`; `samples` are
+    /// training samples to measure what belongs into a configuration.
     ///
     /// # Errors
     /// A folder that cannot be written to.

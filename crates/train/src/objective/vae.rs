@@ -19,7 +19,7 @@ use crate::{
     Error,
     config::{Latent, Start, TrainConfig, VaeLoss},
     data::Sample,
-    run::start_values,
+    run::{Stored, start_values},
 };
 
 /// Trains `vae/`.
@@ -79,9 +79,8 @@ impl Vae {
 
 impl Objective for Vae {
     fn initial(&self) -> Result<Values, Error> {
-        start_values(self.start, &self.folder, &[("vae", NETWORK_FILE)], self.seed, &self.device, |w| {
-            self.network(w).map(drop)
-        })
+        let stored = Stored { prefix: "vae", folder: &self.folder, file: format!("vae/{NETWORK_FILE}") };
+        start_values(self.start, &[stored], self.seed, &self.device, |w| self.network(w).map(drop))
     }
 
     fn evaluate(&self, values: &Values, batch: &[Sample], rng: &mut ChaCha8Rng) -> Result<Evaluation, Error> {
@@ -99,11 +98,11 @@ impl Objective for Vae {
         Ok(vec![sample.hq.clone(), image_from_tensor(vae.decode(vae.encode(x).mean))])
     }
 
-    /// Writes `vae/`, with `scaling_factor` and `shift_factor` such that the latents of `samples` have
+    /// Writes `prior/vae/`, with `scaling_factor` and `shift_factor` such that the latents of `samples` have
     /// mean 0 and variance 1.
     fn save(&self, values: &Values, samples: &[Sample], folder: &Path) -> Result<(), Error> {
-        let metadata = Metadata::new();
-        save_safetensors(&folder.join("vae").join(NETWORK_FILE), &below(values, "vae"), DType::F32, &metadata)?;
+        let part = folder.join("prior/vae");
+        save_safetensors(&part.join(NETWORK_FILE), &below(values, "vae"), DType::F32, &Metadata::new())?;
         let vae = self.network(&Weights::from_values(values.clone(), &self.device))?;
         let (mut n, mut sum, mut squares) = (0_usize, 0.0, 0.0);
         for sample in samples {
@@ -120,6 +119,6 @@ impl Objective for Vae {
         json["scaling_factor"] = json!(scale);
         json["shift_factor"] = json!(shift);
         let json = serde_json::to_vec_pretty(&json).expect("plain JSON");
-        Ok(priors::weights::write_atomically(&folder.join("vae/config.json"), &json)?)
+        Ok(priors::weights::write_atomically(&part.join("config.json"), &json)?)
     }
 }
