@@ -41,18 +41,30 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn input(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {
-        Self::Input { path: path.into(), what: what.into() }
+        Self::Input {
+            path: path.into(),
+            what: what.into(),
+        }
     }
 
     pub(crate) fn weights(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {
-        Self::Weights { path: path.into(), what: what.into() }
+        Self::Weights {
+            path: path.into(),
+            what: what.into(),
+        }
     }
 
     pub(crate) fn unsupported(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {
-        Self::Unsupported { path: path.into(), what: what.into() }
+        Self::Unsupported {
+            path: path.into(),
+            what: what.into(),
+        }
     }
 
     pub(crate) fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
-        Self::Io { path: path.into(), source }
+        Self::Io {
+            path: path.into(),
+            source,
+        }
     }
 }

@@ -90,7 +90,13 @@ pub trait Prior {
     fn put_back(&self, aside: Self::Flow, flow: Self::Flow) -> Self::Flow;
 
     /// The whole network without an adapter.
-    fn forward(&self, x: Tensor<4>, t: Tensor<1>, conditioning: &Conditioning, tap: &dyn Tap) -> Tensor<4> {
+    fn forward(
+        &self,
+        x: Tensor<4>,
+        t: Tensor<1>,
+        conditioning: &Conditioning,
+        tap: &dyn Tap,
+    ) -> Tensor<4> {
         let mut flow = self.enter(x, t, conditioning);
         for i in 0..self.segments() {
             flow = self.segment(i, flow, tap);

@@ -60,7 +60,10 @@ impl Folder {
                 kernels::map_file(&path).map_err(|source| Error::io(path, source))
             }
             Self::Embedded(files) => {
-                let found = files.iter().find(|(name, _)| *name == file).ok_or_else(missing)?;
+                let found = files
+                    .iter()
+                    .find(|(name, _)| *name == file)
+                    .ok_or_else(missing)?;
                 Ok(Bytes::from_static(found.1))
             }
         }
@@ -78,7 +81,12 @@ impl Folder {
     ///
     /// # Errors
     /// A missing file or one that is no safetensors file.
-    pub fn weights(&self, file: &str, precision: Precision, device: &Device) -> Result<Weights, Error> {
+    pub fn weights(
+        &self,
+        file: &str,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Weights, Error> {
         Weights::from_bytes(self.read(file)?, &self.path(file), precision, device)
     }
 }
@@ -113,21 +121,40 @@ impl PriorModel {
     /// A missing file, an unsupported configuration, or weights that do not fit it.
     pub fn open(folder: &Folder, precision: Precision, device: &Device) -> Result<Self, Error> {
         let w = folder.weights(&format!("unet/{NETWORK_FILE}"), precision, device)?;
-        let unet = Unet::from_json(&folder.json("unet/config.json")?, &folder.path("unet/config.json"), &w)?;
+        let unet = Unet::from_json(
+            &folder.json("unet/config.json")?,
+            &folder.path("unet/config.json"),
+            &w,
+        )?;
         w.finish()?;
         let vae = Self::open_vae(folder, precision, device)?;
         let (text_encoder, tokenizer) = Self::open_text(folder, precision, device)?;
         let scheduler = Self::open_scheduler(folder)?;
-        Ok(Self { folder: folder.clone(), unet, vae, text_encoder, tokenizer, scheduler })
+        Ok(Self {
+            folder: folder.clone(),
+            unet,
+            vae,
+            text_encoder,
+            tokenizer,
+            scheduler,
+        })
     }
 
     /// Loads the autoencoder alone.
     ///
     /// # Errors
     /// As [`PriorModel::open`].
-    pub fn open_vae(folder: &Folder, precision: Precision, device: &Device) -> Result<AutoencoderKl, Error> {
+    pub fn open_vae(
+        folder: &Folder,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<AutoencoderKl, Error> {
         let w = folder.weights(&format!("vae/{NETWORK_FILE}"), precision, device)?;
-        let vae = AutoencoderKl::from_json(&folder.json("vae/config.json")?, &folder.path("vae/config.json"), &w)?;
+        let vae = AutoencoderKl::from_json(
+            &folder.json("vae/config.json")?,
+            &folder.path("vae/config.json"),
+            &w,
+        )?;
         w.finish()?;
         Ok(vae)
     }
@@ -176,10 +203,23 @@ impl PriorModel {
     ///
     /// A single CLIP encoder's final norm output; null text is the encoded empty string.
     pub fn conditioning(&self, prompts: &[&str]) -> (Conditioning, usize) {
-        let tokens: Vec<_> = prompts.iter().map(|prompt| self.tokenizer.encode(prompt)).collect();
-        let dropped = tokens.iter().map(|tokens| tokens.dropped).max().unwrap_or(0);
+        let tokens: Vec<_> = prompts
+            .iter()
+            .map(|prompt| self.tokenizer.encode(prompt))
+            .collect();
+        let dropped = tokens
+            .iter()
+            .map(|tokens| tokens.dropped)
+            .max()
+            .unwrap_or(0);
         let ids: Vec<Vec<u32>> = tokens.into_iter().map(|tokens| tokens.ids).collect();
-        (Conditioning { text: self.text_encoder.forward(&ids).last, added: None }, dropped)
+        (
+            Conditioning {
+                text: self.text_encoder.forward(&ids).last,
+                added: None,
+            },
+            dropped,
+        )
     }
 
     /// The model's timestep `t` for a batch, `[b]`.

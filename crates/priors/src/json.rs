@@ -8,36 +8,44 @@ use serde_json::Value;
 
 use crate::Error;
 
-/// Reads the JSON file at `path`.
-///
-/// # Errors
-/// An unreadable file or one that is not JSON.
-pub(crate) fn read(path: &Path) -> Result<Value, Error> {
-    let text = std::fs::read(path).map_err(|source| Error::io(path, source))?;
-    parse(&text, path)
-}
-
 /// Parses JSON text; `origin` names it in errors.
 pub(crate) fn parse(text: &[u8], origin: &Path) -> Result<Value, Error> {
-    serde_json::from_slice(text)
-        .map_err(|why| Error::input(origin, format!("is not JSON ({why}); download or copy it again")))
+    serde_json::from_slice(text).map_err(|why| {
+        Error::input(
+            origin,
+            format!("is not JSON ({why}); download or copy it again"),
+        )
+    })
 }
 
 /// Turns a JSON value into a configuration.
 pub(crate) fn config<T: DeserializeOwned>(value: &Value, origin: &Path) -> Result<T, Error> {
     serde_json::from_value(value.clone()).map_err(|why| {
-        Error::input(origin, format!("does not describe such a model ({why}); check which file this is"))
+        Error::input(
+            origin,
+            format!("does not describe such a model ({why}); check which file this is"),
+        )
     })
 }
 
 /// Refuses a configuration whose `key` is present and not one of `allowed`.
-pub(crate) fn only(value: &Value, origin: &Path, key: &str, allowed: &[Value]) -> Result<(), Error> {
+pub(crate) fn only(
+    value: &Value,
+    origin: &Path,
+    key: &str,
+    allowed: &[Value],
+) -> Result<(), Error> {
     match value.get(key) {
         None => Ok(()),
         Some(got) if allowed.contains(got) => Ok(()),
         Some(got) => {
-            let allowed = allowed.iter().map(Value::to_string).collect::<Vec<_>>().join(" or ");
-            let what = format!("\"{key}\": {got} is not supported, only {allowed}; use another model");
+            let allowed = allowed
+                .iter()
+                .map(Value::to_string)
+                .collect::<Vec<_>>()
+                .join(" or ");
+            let what =
+                format!("\"{key}\": {got} is not supported, only {allowed}; use another model");
             Err(Error::unsupported(origin, what))
         }
     }

@@ -32,6 +32,15 @@ pub enum Spacing {
     Linspace,
 }
 
+/// Where DDIM's last step ends (`set_alpha_to_one`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// At the clean latent.
+    Clean,
+    /// At the first training timestep's noise.
+    FirstTimestep,
+}
+
 /// The noise schedule a prior was trained with.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SchedulerConfig {
@@ -49,6 +58,8 @@ pub enum SchedulerConfig {
         spacing: Spacing,
         /// Added to leading timesteps.
         steps_offset: usize,
+        /// Where DDIM's last step ends.
+        end: End,
     },
     /// Flow matching.
     Flow {
@@ -56,6 +67,9 @@ pub enum SchedulerConfig {
         train_timesteps: usize,
         /// `sigma -> shift sigma / (1 + (shift - 1) sigma)`.
         shift: f64,
+        /// `Linspace` is diffusers' layout, which ends with a tiny step; `Trailing` has equal steps
+        /// (our own key `timestep_spacing`, as Flux's pipeline lays its sigmas).
+        spacing: Spacing,
     },
 }
 
@@ -65,17 +79,31 @@ impl SchedulerConfig {
     /// # Errors
     /// A schedule that is not supported.
     pub fn from_json(value: &Value, origin: &Path) -> Result<Self, Error> {
-        let number = |key: &str, default: f64| value.get(key).and_then(Value::as_f64).unwrap_or(default);
+        let number =
+            |key: &str, default: f64| value.get(key).and_then(Value::as_f64).unwrap_or(default);
         let train_timesteps = number("num_train_timesteps", 1000.0) as usize;
-        let class = value.get("_class_name").and_then(Value::as_str).unwrap_or_default();
+        let class = value
+            .get("_class_name")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         if class.starts_with("FlowMatch") {
             json::only(value, origin, "use_dynamic_shifting", &[json!(false)])?;
-            return Ok(Self::Flow { train_timesteps, shift: number("shift", 1.0) });
+            let spacing = value
+                .get("timestep_spacing")
+                .cloned()
+                .unwrap_or_else(|| json!("linspace"));
+            let spacing: Spacing = json::config(&spacing, origin)?;
+            return Ok(Self::Flow {
+                train_timesteps,
+                shift: number("shift", 1.0),
+                spacing,
+            });
         }
         json::only(value, origin, "beta_schedule", &[json!("scaled_linear")])?;
         json::only(value, origin, "trained_betas", &[Value::Null])?;
         json::only(value, origin, "rescale_betas_zero_snr", &[json!(false)])?;
-        let of = |key: &str, default: &str| value.get(key).cloned().unwrap_or_else(|| json!(default));
+        let of =
+            |key: &str, default: &str| value.get(key).cloned().unwrap_or_else(|| json!(default));
         let prediction: Prediction = json::config(&of("prediction_type", "epsilon"), origin)?;
         let spacing: Spacing = json::config(&of("timestep_spacing", "leading"), origin)?;
         Ok(Self::Diffusion {
@@ -85,6 +113,10 @@ impl SchedulerConfig {
             prediction,
             spacing,
             steps_offset: number("steps_offset", 0.0) as usize,
+            end: match value.get("set_alpha_to_one") {
+                Some(Value::Bool(false)) => End::FirstTimestep,
+                _ => End::Clean,
+            },
         })
     }
 

@@ -44,41 +44,70 @@ impl ClipTokenizer {
     ///
     /// # Errors
     /// Files that do not fit together.
-    pub fn new(vocab: &[u8], merges: &[u8], config: &Value, length: usize, origin: &Path) -> Result<Self, Error> {
-        let bad = |why: String| Error::input(origin, format!("holds no usable CLIP vocabulary ({why}); copy it again"));
+    pub fn new(
+        vocab: &[u8],
+        merges: &[u8],
+        config: &Value,
+        length: usize,
+        origin: &Path,
+    ) -> Result<Self, Error> {
+        let bad = |why: String| {
+            Error::input(
+                origin,
+                format!("holds no usable CLIP vocabulary ({why}); copy it again"),
+            )
+        };
         if length < 2 {
             return Err(bad(format!("room for {length} tokens only")));
         }
         let vocab: Value = serde_json::from_slice(vocab).map_err(|why| bad(why.to_string()))?;
         let merges = std::str::from_utf8(merges).map_err(|why| bad(why.to_string()))?;
-        let merges: Vec<&str> =
-            merges.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty()).collect();
+        let merges: Vec<&str> = merges
+            .lines()
+            .filter(|line| !line.starts_with("#version") && !line.trim().is_empty())
+            .collect();
         let id = |token: &str| {
-            let id = vocab.get(token).and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+            let id = vocab
+                .get(token)
+                .and_then(Value::as_u64)
+                .and_then(|id| u32::try_from(id).ok());
             id.ok_or_else(|| bad(format!("no token {token}")))
         };
         let (start, end) = (id(START)?, id(END)?);
         let pad = match config.get("pad_token") {
             Some(Value::String(pad)) => id(pad)?,
-            Some(Value::Object(pad)) => id(pad.get("content").and_then(Value::as_str).unwrap_or(END))?,
+            Some(Value::Object(pad)) => {
+                id(pad.get("content").and_then(Value::as_str).unwrap_or(END))?
+            }
             _ => end,
         };
         let special = [(start, START), (end, END)];
         let tokenizer = Tokenizer::from_str(&description(&vocab, &merges, &special).to_string())
             .map_err(|why| bad(why.to_string()))?;
-        Ok(Self { tokenizer, start, end, pad, length })
+        Ok(Self {
+            tokenizer,
+            start,
+            end,
+            pad,
+            length,
+        })
     }
 
     /// The token ids of `prompt`.
     pub fn encode(&self, prompt: &str) -> Tokens {
         let encoding = self.tokenizer.encode(prompt, false);
-        let words = encoding.map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default();
+        let words = encoding
+            .map(|encoding| encoding.get_ids().to_vec())
+            .unwrap_or_default();
         let kept = words.len().min(self.length - 2);
         let mut ids = vec![self.start];
         ids.extend(&words[..kept]);
         ids.push(self.end);
         ids.resize(self.length, self.pad);
-        Tokens { ids, dropped: words.len() - kept }
+        Tokens {
+            ids,
+            dropped: words.len() - kept,
+        }
     }
 }
 
@@ -120,7 +149,12 @@ fn description(vocab: &Value, merges: &[&str], special: &[(u32, &str)]) -> Value
 /// # Errors
 /// What the trainer says.
 pub fn learn(texts: &[String], size: usize) -> Result<(String, String), Error> {
-    let bad = |why: String| Error::input("captions", format!("give no vocabulary ({why}); add captions"));
+    let bad = |why: String| {
+        Error::input(
+            "captions",
+            format!("give no vocabulary ({why}); add captions"),
+        )
+    };
     let alphabet: BTreeSet<char> = ByteLevel::alphabet().into_iter().collect();
     let mut tokens: Vec<String> = alphabet.iter().map(char::to_string).collect();
     tokens.extend(alphabet.iter().map(|c| format!("{c}</w>")));
@@ -132,22 +166,34 @@ pub fn learn(texts: &[String], size: usize) -> Result<(String, String), Error> {
         .initial_alphabet(alphabet.into_iter().collect())
         .build();
     let empty = description(&json!({ END: 0 }), &[], &[]);
-    let mut tokenizer = Tokenizer::from_str(&empty.to_string()).map_err(|why| bad(why.to_string()))?;
+    let mut tokenizer =
+        Tokenizer::from_str(&empty.to_string()).map_err(|why| bad(why.to_string()))?;
     let mut trainer = TrainerWrapper::BpeTrainer(trainer);
-    tokenizer.train(&mut trainer, texts.iter().map(String::as_str)).map_err(|why| bad(why.to_string()))?;
-    let trained = tokenizer.to_string(false).map_err(|why| bad(why.to_string()))?;
+    tokenizer
+        .train(&mut trainer, texts.iter().map(String::as_str))
+        .map_err(|why| bad(why.to_string()))?;
+    let trained = tokenizer
+        .to_string(false)
+        .map_err(|why| bad(why.to_string()))?;
     let trained: Value = serde_json::from_str(&trained).map_err(|why| bad(why.to_string()))?;
-    let merges: Vec<(String, String)> =
-        serde_json::from_value(trained["model"]["merges"].clone()).map_err(|why| bad(why.to_string()))?;
+    let merges: Vec<(String, String)> = serde_json::from_value(trained["model"]["merges"].clone())
+        .map_err(|why| bad(why.to_string()))?;
     let room = size.saturating_sub(tokens.len() + 2);
     let merges = &merges[..merges.len().min(room)];
     tokens.extend(merges.iter().map(|(a, b)| format!("{a}{b}")));
     tokens.extend([START, END].map(str::to_owned));
     let mut seen = BTreeSet::new();
     tokens.retain(|token| seen.insert(token.clone()));
-    let vocab: Map<String, Value> = tokens.into_iter().enumerate().map(|(id, token)| (token, json!(id))).collect();
+    let vocab: Map<String, Value> = tokens
+        .into_iter()
+        .enumerate()
+        .map(|(id, token)| (token, json!(id)))
+        .collect();
     let lines: String = merges.iter().map(|(a, b)| format!("{a} {b}\n")).collect();
-    Ok((Value::Object(vocab).to_string(), format!("#version: 0.2\n{lines}")))
+    Ok((
+        Value::Object(vocab).to_string(),
+        format!("#version: 0.2\n{lines}"),
+    ))
 }
 
 #[cfg(test)]
@@ -158,12 +204,22 @@ mod tests {
     fn a_learned_vocabulary_encodes_any_text() {
         let texts = vec!["low quality photo".to_owned(); 4];
         let (vocab, merges) = learn(&texts, 600).expect("learns");
-        let tokenizer = ClipTokenizer::new(vocab.as_bytes(), merges.as_bytes(), &Value::Null, 16, Path::new("test"))
-            .expect("fits together");
+        let tokenizer = ClipTokenizer::new(
+            vocab.as_bytes(),
+            merges.as_bytes(),
+            &Value::Null,
+            16,
+            Path::new("test"),
+        )
+        .expect("fits together");
         let known = tokenizer.encode("Low  QUALITY photo");
         assert_eq!(known.dropped, 0);
         assert_eq!(known.ids, tokenizer.encode("low quality photo").ids);
-        assert!(known.ids.iter().filter(|&&id| id != tokenizer.end).count() <= 4, "{:?}", known.ids);
+        assert!(
+            known.ids.iter().filter(|&&id| id != tokenizer.end).count() <= 4,
+            "{:?}",
+            known.ids
+        );
         let other = tokenizer.encode("žluťoučký 写真 42");
         assert_eq!(other.ids.len(), 16);
         assert!(other.dropped > 0 || other.ids.contains(&tokenizer.end));
@@ -172,8 +228,14 @@ mod tests {
     #[test]
     fn a_long_prompt_says_how_much_was_dropped() {
         let (vocab, merges) = learn(&["a".to_owned()], 520).expect("learns");
-        let tokenizer = ClipTokenizer::new(vocab.as_bytes(), merges.as_bytes(), &Value::Null, 8, Path::new("test"))
-            .expect("fits together");
+        let tokenizer = ClipTokenizer::new(
+            vocab.as_bytes(),
+            merges.as_bytes(),
+            &Value::Null,
+            8,
+            Path::new("test"),
+        )
+        .expect("fits together");
         let tokens = tokenizer.encode("a a a a a a a a");
         assert_eq!((tokens.ids.len(), tokens.dropped), (8, 2));
     }

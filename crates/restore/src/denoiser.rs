@@ -33,7 +33,12 @@ pub fn network_input(z: Tensor<4>, space: Space, sigma: f64) -> Tensor<4> {
 }
 
 /// The clean latent of a network's `output` for its `input` at `sigma`.
-pub fn x0_from_prediction(prediction: Prediction, input: Tensor<4>, output: Tensor<4>, sigma: f64) -> Tensor<4> {
+pub fn x0_from_prediction(
+    prediction: Prediction,
+    input: Tensor<4>,
+    output: Tensor<4>,
+    sigma: f64,
+) -> Tensor<4> {
     let (alpha, beta) = (Space::Vp.alpha(sigma), Space::Vp.beta(sigma));
     match prediction {
         Prediction::Epsilon => (input - output * beta) / alpha,

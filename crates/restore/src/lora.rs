@@ -43,7 +43,11 @@ pub fn self_attention_targets(shapes: &BTreeMap<String, Vec<usize>>) -> Vec<Targ
         let name = name.strip_suffix(".weight")?;
         let (_, projection) = name.split_once(".attn1.")?;
         let wanted = matches!(projection, "to_q" | "to_k" | "to_v" | "to_out.0");
-        wanted.then(|| Target { name: name.to_owned(), d_in: shape[1], d_out: shape[0] })
+        wanted.then(|| Target {
+            name: name.to_owned(),
+            d_in: shape[1],
+            d_out: shape[0],
+        })
     };
     shapes.iter().filter_map(target).collect()
 }
@@ -69,7 +73,10 @@ impl Lora {
             Ok((target.name.clone(), (a, b)))
         };
         let updates = targets.iter().map(update).collect::<Result<_, Error>>()?;
-        Ok(Self { scale: config.alpha / config.rank as f64, updates })
+        Ok(Self {
+            scale: config.alpha / config.rank as f64,
+            updates,
+        })
     }
 
     /// The same updates at another strength: 0 leaves the prior as it is.
@@ -90,7 +97,9 @@ impl Lora {
 
 impl Tap for Lora {
     fn project(&self, name: &str, x: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
-        let Some((a, b)) = self.updates.get(name) else { return y };
+        let Some((a, b)) = self.updates.get(name) else {
+            return y;
+        };
         if self.scale == 0.0 {
             return y;
         }

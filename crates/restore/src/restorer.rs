@@ -141,10 +141,21 @@ impl Restorer {
     ///
     /// # Errors
     /// Missing or unsupported files, an adapter made for another prior.
-    pub fn open(prior: &Folder, adapter: Option<&Folder>, precision: Precision, device: &Device) -> Result<Self, Error> {
+    pub fn open(
+        prior: &Folder,
+        adapter: Option<&Folder>,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Self, Error> {
         let prior = PriorModel::open(prior, precision, device)?;
-        let adapter = adapter.map(|folder| AdapterFolder::open(folder, &prior, precision, device)).transpose()?;
-        Ok(Self { prior, adapter, device: device.clone() })
+        let adapter = adapter
+            .map(|folder| AdapterFolder::open(folder, &prior, precision, device))
+            .transpose()?;
+        Ok(Self {
+            prior,
+            adapter,
+            device: device.clone(),
+        })
     }
 
     /// The prior.
@@ -156,7 +167,12 @@ impl Restorer {
     ///
     /// # Errors
     /// Options that make no sense for this prior, or a picture too large at this scale.
-    pub fn restore(&self, image: &Image, options: &RestoreOptions, watch: &mut dyn FnMut(Event)) -> Result<Restored, Error> {
+    pub fn restore(
+        &self,
+        image: &Image,
+        options: &RestoreOptions,
+        watch: &mut dyn FnMut(Event),
+    ) -> Result<Restored, Error> {
         let schedule = self.schedule(options)?;
         let rss = options.rss.filter(|rss| {
             let acts = rss.acts(schedule.steps(), schedule.full_steps);
@@ -183,14 +199,26 @@ impl Restorer {
         };
         let first = schedule.levels[0].sigma;
         let z = match options.start {
-            Start::Noise => noise(&mut rng) * schedule.initial_beta(),
+            Start::Noise => noise(&mut rng) * schedule.initial_beta,
             Start::Lq { .. } => {
-                c_lq.clone() * schedule.space.alpha(first) + noise(&mut rng) * schedule.space.beta(first)
+                c_lq.clone() * schedule.space.alpha(first)
+                    + noise(&mut rng) * schedule.space.beta(first)
             }
         };
         let text = self.denoiser(&options.prompt, options, &schedule, &c_lq, &lq, watch);
-        let null = self.denoiser(&options.negative, options, &schedule, &c_lq, &lq, &mut |_| ());
-        let denoiser = Guided { text, null, cfg_scale: options.cfg_scale };
+        let null = self.denoiser(
+            &options.negative,
+            options,
+            &schedule,
+            &c_lq,
+            &lq,
+            &mut |_| (),
+        );
+        let denoiser = Guided {
+            text,
+            null,
+            cfg_scale: options.cfg_scale,
+        };
         let mut sampler = options.sampler.sampler();
         let steps = schedule.steps() as f64;
         let z = sample(
@@ -211,7 +239,10 @@ impl Restorer {
             ColourFix::Adain => colour::adain(&result, &wanted)?,
         };
         result = result.clamped();
-        let image = Image { rgb: result.rgb, ..wanted };
+        let image = Image {
+            rgb: result.rgb,
+            ..wanted
+        };
         watch(Event::Done(1.0));
         Ok(Restored { image, distance })
     }
@@ -220,7 +251,9 @@ impl Restorer {
         let (config, space) = (&self.prior.scheduler, options.sampler.space());
         match options.start {
             Start::Noise => Schedule::new(config, space, options.steps),
-            Start::Lq { strength } => Schedule::from_strength(config, space, options.steps, strength),
+            Start::Lq { strength } => {
+                Schedule::from_strength(config, space, options.steps, strength)
+            }
         }
     }
 
@@ -235,7 +268,9 @@ impl Restorer {
     ) -> TiledDenoiser<'a> {
         let (conditioning, dropped) = self.prior.conditioning(&[prompt]);
         if dropped > 0 {
-            watch(Event::Note(format!("the prompt is too long for this prior: its last {dropped} tokens are not used")));
+            watch(Event::Note(format!(
+                "the prompt is too long for this prior: its last {dropped} tokens are not used"
+            )));
         }
         let tiling = tiles.latent(OVERLAP_PART);
         TiledDenoiser {
@@ -255,17 +290,29 @@ fn scaled(image: &Image, scale: f64) -> Result<Image, Error> {
     let side = |n: usize| ((n as f64 * scale).round() as usize).max(1);
     let (width, height) = (side(image.width), side(image.height));
     if !(scale > 0.0 && scale <= 16.0) || width.max(height) > 1 << 16 {
-        return Err(Error::Input(format!("scale {scale} gives {width}x{height} pixels; choose a smaller one")));
+        return Err(Error::Input(format!(
+            "scale {scale} gives {width}x{height} pixels; choose a smaller one"
+        )));
     }
     if scale == 1.0 {
         return Ok(image.clone());
     }
-    Ok(pixels::resize::scale(image, width, height, pixels::resize::Filter::CatmullRom))
+    Ok(pixels::resize::scale(
+        image,
+        width,
+        height,
+        pixels::resize::Filter::CatmullRom,
+    ))
 }
 
 fn root_mean_square(x: Tensor<4>) -> f64 {
     let values = host(x);
-    (values.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>() / values.len() as f64).sqrt()
+    (values
+        .iter()
+        .map(|&v| f64::from(v) * f64::from(v))
+        .sum::<f64>()
+        / values.len() as f64)
+        .sqrt()
 }
 
 /// The autoencoder over tiles of a padded picture.
@@ -291,16 +338,33 @@ impl<'a> Tiles<'a> {
             0 => height.max(width),
             px => (px / f / grid).max(2 * OVERLAP_PART) * grid,
         };
-        Self { restorer, height, width, tile, f, grid }
+        Self {
+            restorer,
+            height,
+            width,
+            tile,
+            f,
+            grid,
+        }
     }
 
     fn latent(&self, part: usize) -> Tiling {
         let overlap = (self.tile / part).next_multiple_of(self.grid);
-        Tiling { height: self.height, width: self.width, tile: self.tile, overlap, grid: self.grid }
+        Tiling {
+            height: self.height,
+            width: self.width,
+            tile: self.tile,
+            overlap,
+            grid: self.grid,
+        }
     }
 
     fn vae(&self) -> (Tiling, Tiling) {
-        let latent = Tiling { overlap: VAE_OVERLAP.min(self.tile / 2), grid: 1, ..self.latent(OVERLAP_PART) };
+        let latent = Tiling {
+            overlap: VAE_OVERLAP.min(self.tile / 2),
+            grid: 1,
+            ..self.latent(OVERLAP_PART)
+        };
         let f = self.f;
         let pixels = Tiling {
             height: f * latent.height,
@@ -323,14 +387,21 @@ impl<'a> Tiles<'a> {
             let x = device_tensor(values, [3, from.height, from.width], &self.restorer.device);
             blend.add(to, &host(vae.latent_from_image(x)));
         }
-        device_tensor(blend.finish(), [channels, self.height, self.width], &self.restorer.device)
+        device_tensor(
+            blend.finish(),
+            [channels, self.height, self.width],
+            &self.restorer.device,
+        )
     }
 
     fn decode(&self, z: &Tensor<4>) -> Image {
         let (latent, pixels) = self.vae();
         let mut blend = Blend::new(pixels, 3);
         for (from, to) in latent.tiles().into_iter().zip(pixels.tiles()) {
-            blend.add(to, &host(self.restorer.prior.vae.image_from_latent(cut(z, from))));
+            blend.add(
+                to,
+                &host(self.restorer.prior.vae.image_from_latent(cut(z, from))),
+            );
         }
         let rgb = blend.finish().into_iter().map(|v| 0.5 * v + 0.5).collect();
         Image::new(pixels.width, pixels.height, rgb)
@@ -367,7 +438,11 @@ impl Denoiser for Denoising<'_> {
             None => &Bare,
         };
         let input = network_input(z, self.space, level.sigma);
-        let t = Tensor::full([input.dims()[0]], level.t as f32, (&input.device(), input.dtype()));
+        let t = Tensor::full(
+            [input.dims()[0]],
+            level.t as f32,
+            (&input.device(), input.dtype()),
+        );
         let output = match self.adapter {
             Some((adapter, lq)) => {
                 let flow = self.unet.enter(input.clone(), t, &self.conditioning);
@@ -396,7 +471,9 @@ impl TiledDenoiser<'_> {
         let features = adapter.map(|adapter| self.features(i, tile, &adapter.adapter));
         let denoising = Denoising {
             unet: &self.restorer.prior.unet,
-            adapter: adapter.map(|adapter| &adapter.adapter).zip(features.as_ref()),
+            adapter: adapter
+                .map(|adapter| &adapter.adapter)
+                .zip(features.as_ref()),
             lora: adapter.and_then(|adapter| adapter.lora.as_ref()),
             conditioning: self.conditioning.clone(),
             prediction: self.restorer.prior.scheduler.prediction(),
@@ -412,7 +489,11 @@ impl TiledDenoiser<'_> {
             return features.clone();
         }
         let features = adapter.lq_features(&cut(self.c_lq, tile));
-        let size: usize = features.0.iter().map(|feature| feature.dims().iter().product::<usize>()).sum();
+        let size: usize = features
+            .0
+            .iter()
+            .map(|feature| feature.dims().iter().product::<usize>())
+            .sum();
         if size * self.features.len() <= FEATURE_BUDGET {
             *self.features[i].borrow_mut() = Some(features.clone());
         }

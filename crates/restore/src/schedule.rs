@@ -10,7 +10,7 @@
 //!
 //! Sources: diffusers' `EulerDiscreteScheduler`, `DDIMScheduler`, `FlowMatchEulerDiscreteScheduler`.
 
-use priors::scheduler::{SchedulerConfig, Spacing};
+use priors::scheduler::{End, SchedulerConfig, Spacing};
 
 use crate::Error;
 
@@ -62,11 +62,21 @@ pub struct Schedule {
     pub levels: Vec<Level>,
     /// Steps of the full schedule, of which these are the last: what `T` means in the paper's eq. 2.
     pub full_steps: usize,
+    /// The coefficient of pure noise, where the run starts from nothing else.
+    pub initial_beta: f64,
 }
 
 /// `alpha-bar_t` of a discrete diffusion, for every training timestep.
 pub fn alphas_cumprod(config: &SchedulerConfig) -> Vec<f64> {
-    let SchedulerConfig::Diffusion { train_timesteps, beta_start, beta_end, .. } = *config else { return vec![] };
+    let SchedulerConfig::Diffusion {
+        train_timesteps,
+        beta_start,
+        beta_end,
+        ..
+    } = *config
+    else {
+        return vec![];
+    };
     let (first, last) = (beta_start.sqrt(), beta_end.sqrt());
     let mut product = 1.0;
     (0..train_timesteps)
@@ -86,17 +96,45 @@ impl Schedule {
     /// No steps, or more than there are training timesteps.
     pub fn new(config: &SchedulerConfig, space: Space, steps: usize) -> Result<Self, Error> {
         match *config {
-            SchedulerConfig::Flow { train_timesteps, shift } => {
+            SchedulerConfig::Flow {
+                train_timesteps,
+                shift,
+                spacing,
+            } => {
                 check(steps, train_timesteps)?;
+                let n = train_timesteps as f64;
+                let shifted = |sigma: f64| shift * sigma / (1.0 + (shift - 1.0) * sigma);
+                // diffusers keeps its smallest sigma already shifted and shifts it again (issue 13243).
+                let least = shifted(1.0 / n);
                 let level = |i: usize| {
-                    let sigma = 1.0 - i as f64 / steps as f64;
-                    let sigma = shift * sigma / (1.0 + (shift - 1.0) * sigma);
-                    Level { sigma, t: sigma * train_timesteps as f64 }
+                    let sigma = match spacing {
+                        _ if i == steps => 0.0,
+                        Spacing::Linspace => {
+                            1.0 - (1.0 - least) * i as f64 / (steps.max(2) - 1) as f64
+                        }
+                        Spacing::Leading | Spacing::Trailing => 1.0 - i as f64 / steps as f64,
+                    };
+                    let sigma = shifted(sigma);
+                    Level {
+                        sigma,
+                        t: sigma * n,
+                    }
                 };
                 let levels = (0..=steps).map(level).collect();
-                Ok(Self { space: Space::Flow, levels, full_steps: steps })
+                Ok(Self {
+                    space: Space::Flow,
+                    levels,
+                    full_steps: steps,
+                    initial_beta: 1.0,
+                })
             }
-            SchedulerConfig::Diffusion { train_timesteps, spacing, steps_offset, .. } => {
+            SchedulerConfig::Diffusion {
+                train_timesteps,
+                spacing,
+                steps_offset,
+                end,
+                ..
+            } => {
                 check(steps, train_timesteps)?;
                 let alphas = alphas_cumprod(config);
                 let (n, last) = (train_timesteps as f64, (train_timesteps - 1) as f64);
@@ -110,11 +148,29 @@ impl Schedule {
                 };
                 let level = |i: usize| {
                     let t = timestep(i).clamp(0.0, last);
-                    Level { sigma: sigma_from_t(&alphas, t), t }
+                    Level {
+                        sigma: sigma_from_t(&alphas, t),
+                        t,
+                    }
                 };
                 let mut levels: Vec<Level> = (0..steps).map(level).collect();
-                levels.push(Level { sigma: 0.0, t: 0.0 });
-                Ok(Self { space, levels, full_steps: steps })
+                let sigma = match (space, end) {
+                    (Space::Vp, End::FirstTimestep) => sigma_from_t(&alphas, 0.0),
+                    _ => 0.0,
+                };
+                levels.push(Level { sigma, t: 0.0 });
+                let first = levels[0].sigma;
+                let initial_beta = match (space, spacing) {
+                    (Space::Sigma, Spacing::Leading) => (first * first + 1.0).sqrt(),
+                    (Space::Sigma, _) => first,
+                    _ => 1.0,
+                };
+                Ok(Self {
+                    space,
+                    levels,
+                    full_steps: steps,
+                    initial_beta,
+                })
             }
         }
     }
@@ -124,9 +180,16 @@ impl Schedule {
     ///
     /// # Errors
     /// A strength outside `(0, 1]`, or no steps.
-    pub fn from_strength(config: &SchedulerConfig, space: Space, steps: usize, strength: f64) -> Result<Self, Error> {
+    pub fn from_strength(
+        config: &SchedulerConfig,
+        space: Space,
+        steps: usize,
+        strength: f64,
+    ) -> Result<Self, Error> {
         if !(strength > 0.0 && strength <= 1.0) {
-            return Err(Error::Input(format!("strength {strength} is not between 0 and 1; choose 0.5 for a start")));
+            return Err(Error::Input(format!(
+                "strength {strength} is not between 0 and 1; choose 0.5 for a start"
+            )));
         }
         let full = ((steps as f64 / strength).round() as usize).max(steps);
         let mut schedule = Self::new(config, space, full)?;
@@ -138,20 +201,13 @@ impl Schedule {
     pub fn steps(&self) -> usize {
         self.levels.len() - 1
     }
-
-    /// The coefficient of pure noise at the start, where the run starts from nothing else.
-    pub fn initial_beta(&self) -> f64 {
-        let sigma = self.levels[0].sigma;
-        match self.space {
-            Space::Sigma => (sigma * sigma + 1.0).sqrt(),
-            Space::Vp | Space::Flow => 1.0,
-        }
-    }
 }
 
 fn check(steps: usize, most: usize) -> Result<(), Error> {
     if steps == 0 || steps > most {
-        return Err(Error::Input(format!("{steps} steps are not possible with this prior; choose 1 to {most}")));
+        return Err(Error::Input(format!(
+            "{steps} steps are not possible with this prior; choose 1 to {most}"
+        )));
     }
     Ok(())
 }
@@ -161,7 +217,11 @@ fn sigma_from_t(alphas: &[f64], t: f64) -> f64 {
     let sigma = |i: usize| ((1.0 - alphas[i]) / alphas[i]).sqrt();
     let low = t.floor() as usize;
     let part = t - t.floor();
-    if part == 0.0 { sigma(low) } else { sigma(low) + (sigma(low + 1) - sigma(low)) * part }
+    if part == 0.0 {
+        sigma(low)
+    } else {
+        sigma(low) + (sigma(low + 1) - sigma(low)) * part
+    }
 }
 
 #[cfg(test)]
@@ -180,7 +240,11 @@ mod tests {
 
     #[test]
     fn a_strength_takes_the_tail_of_the_full_schedule() {
-        let config = SchedulerConfig::Flow { train_timesteps: 1000, shift: 1.0 };
+        let config = SchedulerConfig::Flow {
+            train_timesteps: 1000,
+            shift: 1.0,
+            spacing: Spacing::Trailing,
+        };
         let tail = Schedule::from_strength(&config, Space::Flow, 10, 0.5).expect("valid");
         assert_eq!((tail.steps(), tail.full_steps), (10, 20));
         assert!((tail.levels[0].sigma - 0.5).abs() < 1e-12);
@@ -191,7 +255,11 @@ mod tests {
 
     #[test]
     fn impossible_steps_are_refused() {
-        let config = SchedulerConfig::Flow { train_timesteps: 1000, shift: 1.0 };
+        let config = SchedulerConfig::Flow {
+            train_timesteps: 1000,
+            shift: 1.0,
+            spacing: Spacing::Trailing,
+        };
         assert!(Schedule::new(&config, Space::Flow, 0).is_err());
         assert!(Schedule::from_strength(&config, Space::Flow, 10, 0.0).is_err());
         assert!(Schedule::from_strength(&config, Space::Flow, 10, 1.5).is_err());

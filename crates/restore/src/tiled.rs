@@ -39,7 +39,13 @@ pub struct Tiling {
 impl Tiling {
     /// The whole plane as one tile.
     pub fn whole(height: usize, width: usize) -> Self {
-        Self { height, width, tile: height.max(width), overlap: 0, grid: 1 }
+        Self {
+            height,
+            width,
+            tile: height.max(width),
+            overlap: 0,
+            grid: 1,
+        }
     }
 
     /// All tiles, row by row.
@@ -52,7 +58,10 @@ impl Tiling {
             height: self.tile.min(self.height),
             width: self.tile.min(self.width),
         };
-        rows.iter().flat_map(|top| columns.iter().map(move |left| (top, left))).map(tile).collect()
+        rows.iter()
+            .flat_map(|top| columns.iter().map(move |left| (top, left)))
+            .map(tile)
+            .collect()
     }
 
     fn starts(&self, side: usize) -> Vec<usize> {
@@ -64,25 +73,41 @@ impl Tiling {
         let last = side - self.tile;
         // Evenly spread, so that no two tiles share much more than the others.
         let at = |i: usize| last * i / (count - 1) / self.grid * self.grid;
-        (0..count).map(|i| if i + 1 == count { last } else { at(i) }).collect()
+        (0..count)
+            .map(|i| if i + 1 == count { last } else { at(i) })
+            .collect()
     }
 
     /// The weight of position `i` of a tile of `length` that starts at `start` on a side of `side`.
     fn ramp(&self, start: usize, length: usize, side: usize, i: usize) -> f32 {
         let rise = |distance: usize| {
             let at = (distance as f64 + 0.5) / self.overlap.max(1) as f64;
-            if at >= 1.0 { 1.0 } else { 0.5 - 0.5 * (PI * at).cos() }
+            if at >= 1.0 {
+                1.0
+            } else {
+                0.5 - 0.5 * (PI * at).cos()
+            }
         };
         let before = if start == 0 { 1.0 } else { rise(i) };
-        let after = if start + length == side { 1.0 } else { rise(length - 1 - i) };
+        let after = if start + length == side {
+            1.0
+        } else {
+            rise(length - 1 - i)
+        };
         (before * after) as f32
     }
 
     /// The weights of a tile, row-major.
     pub fn weights(&self, tile: Tile) -> Vec<f32> {
-        let rows: Vec<f32> = (0..tile.height).map(|y| self.ramp(tile.top, tile.height, self.height, y)).collect();
-        let columns: Vec<f32> = (0..tile.width).map(|x| self.ramp(tile.left, tile.width, self.width, x)).collect();
-        rows.iter().flat_map(|row| columns.iter().map(move |column| row * column)).collect()
+        let rows: Vec<f32> = (0..tile.height)
+            .map(|y| self.ramp(tile.top, tile.height, self.height, y))
+            .collect();
+        let columns: Vec<f32> = (0..tile.width)
+            .map(|x| self.ramp(tile.left, tile.width, self.width, x))
+            .collect();
+        rows.iter()
+            .flat_map(|row| columns.iter().map(move |column| row * column))
+            .collect()
     }
 }
 
@@ -99,24 +124,40 @@ impl Blend {
     /// An empty mean of `channels` planes.
     pub fn new(tiling: Tiling, channels: usize) -> Self {
         let area = tiling.height * tiling.width;
-        Self { tiling, channels, sum: vec![0.0; channels * area], weight: vec![0.0; area] }
+        Self {
+            tiling,
+            channels,
+            sum: vec![0.0; channels * area],
+            weight: vec![0.0; area],
+        }
     }
 
     /// Adds a tile's values `[c, h, w]`.
     pub fn add(&mut self, tile: Tile, values: &[f32]) {
         let Tiling { height, width, .. } = self.tiling;
         let weights = self.tiling.weights(tile);
-        assert_eq!(values.len(), self.channels * weights.len(), "a tile of {} channels", self.channels);
+        assert_eq!(
+            values.len(),
+            self.channels * weights.len(),
+            "a tile of {} channels",
+            self.channels
+        );
         for y in 0..tile.height {
             let row = &weights[y * tile.width..(y + 1) * tile.width];
             let at = (tile.top + y) * width + tile.left;
-            self.weight[at..at + tile.width].iter_mut().zip(row).for_each(|(sum, w)| *sum += w);
+            self.weight[at..at + tile.width]
+                .iter_mut()
+                .zip(row)
+                .for_each(|(sum, w)| *sum += w);
             for c in 0..self.channels {
                 let from = (c * tile.height + y) * tile.width;
                 let to = c * height * width + at;
                 let values = &values[from..from + tile.width];
                 let sums = &mut self.sum[to..to + tile.width];
-                sums.iter_mut().zip(values).zip(row).for_each(|((sum, v), w)| *sum += v * w);
+                sums.iter_mut()
+                    .zip(values)
+                    .zip(row)
+                    .for_each(|((sum, v), w)| *sum += v * w);
             }
         }
     }
@@ -124,7 +165,10 @@ impl Blend {
     /// The mean, `[c, h, w]`.
     pub fn finish(mut self) -> Vec<f32> {
         for plane in self.sum.chunks_mut(self.weight.len()) {
-            plane.iter_mut().zip(&self.weight).for_each(|(sum, w)| *sum /= w);
+            plane
+                .iter_mut()
+                .zip(&self.weight)
+                .for_each(|(sum, w)| *sum /= w);
         }
         self.sum
     }
@@ -133,12 +177,20 @@ impl Blend {
 /// The part of `x` `[1, c, h, w]` under `tile`.
 pub fn cut(x: &Tensor<4>, tile: Tile) -> Tensor<4> {
     let [b, c, _, _] = x.dims();
-    x.clone().slice([0..b, 0..c, tile.top..tile.top + tile.height, tile.left..tile.left + tile.width])
+    x.clone().slice([
+        0..b,
+        0..c,
+        tile.top..tile.top + tile.height,
+        tile.left..tile.left + tile.width,
+    ])
 }
 
 /// Host values of a tensor.
 pub(crate) fn host(x: Tensor<4>) -> Vec<f32> {
-    x.into_data().convert::<f32>().try_into_vec().expect("converted to f32")
+    x.into_data()
+        .convert::<f32>()
+        .try_into_vec()
+        .expect("converted to f32")
 }
 
 /// A tensor `[1, c, h, w]` of host values.
@@ -154,7 +206,13 @@ mod tests {
     #[test]
     fn tiles_cover_the_plane_and_keep_to_the_grid() {
         for (height, width) in [(96, 200), (64, 64), (60, 132), (16, 500)] {
-            let tiling = Tiling { height, width, tile: 64, overlap: 16, grid: 4 };
+            let tiling = Tiling {
+                height,
+                width,
+                tile: 64,
+                overlap: 16,
+                grid: 4,
+            };
             let mut covered = vec![false; height * width];
             for tile in tiling.tiles() {
                 assert!(tile.top % 4 == 0 && tile.left % 4 == 0, "{tile:?}");
@@ -168,7 +226,13 @@ mod tests {
 
     #[test]
     fn neighbours_share_at_least_the_overlap() {
-        let tiling = Tiling { height: 64, width: 500, tile: 64, overlap: 16, grid: 4 };
+        let tiling = Tiling {
+            height: 64,
+            width: 500,
+            tile: 64,
+            overlap: 16,
+            grid: 4,
+        };
         let tiles = tiling.tiles();
         for pair in tiles.windows(2) {
             assert!(pair[0].left + 64 >= pair[1].left + 16, "{pair:?}");
@@ -177,14 +241,25 @@ mod tests {
 
     #[test]
     fn blending_the_pieces_of_a_plane_gives_the_plane() {
-        let tiling = Tiling { height: 96, width: 132, tile: 64, overlap: 16, grid: 4 };
+        let tiling = Tiling {
+            height: 96,
+            width: 132,
+            tile: 64,
+            overlap: 16,
+            grid: 4,
+        };
         let plane: Vec<f32> = (0..2 * 96 * 132).map(|i| (i % 97) as f32 / 97.0).collect();
         let x = device_tensor(plane.clone(), [2, 96, 132], &Device::flex());
         let mut blend = Blend::new(tiling, 2);
         for tile in tiling.tiles() {
             blend.add(tile, &host(cut(&x, tile)));
         }
-        let worst = blend.finish().iter().zip(&plane).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let worst = blend
+            .finish()
+            .iter()
+            .zip(&plane)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
         assert!(worst < 1e-6, "{worst}");
     }
 }

@@ -36,14 +36,22 @@ impl State {
         let mut all = Values::new();
         for (kind, named) in self.parts() {
             for (name, values) in named {
-                all.insert(format!("{kind}/{name}"), TensorData::new(values.clone(), [values.len()]));
+                all.insert(
+                    format!("{kind}/{name}"),
+                    TensorData::new(values.clone(), [values.len()]),
+                );
             }
         }
         let metadata = Metadata::from([
             ("step".into(), self.step.to_string()),
             ("config".into(), config_hash.to_owned()),
         ]);
-        Ok(save_safetensors(&folder.join(FILE), &all, DType::F32, &metadata)?)
+        Ok(save_safetensors(
+            &folder.join(FILE),
+            &all,
+            DType::F32,
+            &metadata,
+        )?)
     }
 
     /// Reads the checkpoint of `folder`, if there is one.
@@ -56,19 +64,35 @@ impl State {
             return Ok(None);
         }
         let file = SafetensorsFile::open(&path)?;
-        let damaged = || Error::Input(format!("{}: is no checkpoint of this program; delete it to start over", path.display()));
+        let damaged = || {
+            Error::Input(format!(
+                "{}: is no checkpoint of this program; delete it to start over",
+                path.display()
+            ))
+        };
         if file.metadata("config") != Some(config_hash) {
             return Err(Error::Input(format!(
                 "{}: is from a run with another configuration; give another `out`, or delete it to start over",
                 path.display()
             )));
         }
-        let step = file.metadata("step").and_then(|step| step.parse().ok()).ok_or_else(damaged)?;
-        let mut state = Self { values: Named::new(), average: Named::new(), optimiser: AdamW::default(), step };
+        let step = file
+            .metadata("step")
+            .and_then(|step| step.parse().ok())
+            .ok_or_else(damaged)?;
+        let mut state = Self {
+            values: Named::new(),
+            average: Named::new(),
+            optimiser: AdamW::default(),
+            step,
+        };
         state.optimiser.step = step;
         for key in file.names() {
             let (kind, name) = key.split_once('/').ok_or_else(damaged)?;
-            let values = file.data(key).and_then(|data| data.try_into_vec::<f32>().ok()).ok_or_else(damaged)?;
+            let values = file
+                .data(key)
+                .and_then(|data| data.try_into_vec::<f32>().ok())
+                .ok_or_else(damaged)?;
             let part = match kind {
                 "value" => &mut state.values,
                 "average" => &mut state.average,
@@ -82,6 +106,11 @@ impl State {
     }
 
     fn parts(&self) -> [(&'static str, &Named); 4] {
-        [("value", &self.values), ("average", &self.average), ("m", &self.optimiser.m), ("v", &self.optimiser.v)]
+        [
+            ("value", &self.values),
+            ("average", &self.average),
+            ("m", &self.optimiser.m),
+            ("v", &self.optimiser.v),
+        ]
     }
 }

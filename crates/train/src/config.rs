@@ -175,7 +175,10 @@ pub struct Every {
 
 impl Default for Every {
     fn default() -> Self {
-        Self { checkpoint: 500, validate: 1000 }
+        Self {
+            checkpoint: 500,
+            validate: 1000,
+        }
     }
 }
 
@@ -205,7 +208,12 @@ pub enum Latent {
 
 impl Default for VaeLoss {
     fn default() -> Self {
-        Self { l1: 1.0, l2: 0.0, kl: 1e-6, latent: Latent::Draw }
+        Self {
+            l1: 1.0,
+            l2: 0.0,
+            kl: 1e-6,
+            latent: Latent::Draw,
+        }
     }
 }
 
@@ -237,7 +245,13 @@ pub enum Metric {
 
 impl Default for DenoiseLoss {
     fn default() -> Self {
-        Self { sigma_mean: 0.0, sigma_std: 1.0, metric: Metric::Latent, lq_target: 0.05, skip_adapter: 0.5 }
+        Self {
+            sigma_mean: 0.0,
+            sigma_std: 1.0,
+            metric: Metric::Latent,
+            lq_target: 0.05,
+            skip_adapter: 0.5,
+        }
     }
 }
 
@@ -278,13 +292,20 @@ impl TrainConfig {
         let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
         let mut config: Self = toml::from_str(&text).map_err(|why| {
             let why = why.to_string();
-            Error::Input(format!("{}: {}; correct the configuration", path.display(), why.trim()))
+            Error::Input(format!(
+                "{}: {}; correct the configuration",
+                path.display(),
+                why.trim()
+            ))
         })?;
         let base = path.parent().unwrap_or(Path::new("."));
         for file in [&mut config.model, &mut config.out, &mut config.data.images] {
             *file = base.join(&*file);
         }
-        for file in [&mut config.data.validation, &mut config.adapter_model].into_iter().flatten() {
+        for file in [&mut config.data.validation, &mut config.adapter_model]
+            .into_iter()
+            .flatten()
+        {
             *file = base.join(&*file);
         }
         config.check(path)?;
@@ -296,13 +317,28 @@ impl TrainConfig {
         let wrong = [
             (self.data.crop_px == 0, "data.crop_px must not be 0"),
             (self.optimise.batch == 0, "optimise.batch must not be 0"),
-            (!(self.data.reduce[0] >= 1.0 && self.data.reduce[1] >= self.data.reduce[0]), "data.reduce must be [low, high] with 1 <= low <= high"),
-            (needs_adapter && self.adapter.is_none(), "this stage needs a section [adapter]"),
-            (self.stage == Stage::Adapter && self.lora.is_none(), "this stage needs a section [lora]"),
-            (needs_adapter && self.data.degradations.is_empty(), "this stage needs data.degradations"),
+            (
+                !(self.data.reduce[0] >= 1.0 && self.data.reduce[1] >= self.data.reduce[0]),
+                "data.reduce must be [low, high] with 1 <= low <= high",
+            ),
+            (
+                needs_adapter && self.adapter.is_none(),
+                "this stage needs a section [adapter]",
+            ),
+            (
+                self.stage == Stage::Adapter && self.lora.is_none(),
+                "this stage needs a section [lora]",
+            ),
+            (
+                needs_adapter && self.data.degradations.is_empty(),
+                "this stage needs data.degradations",
+            ),
         ];
         match wrong.iter().find(|(wrong, _)| *wrong) {
-            Some((_, why)) => Err(Error::Input(format!("{}: {why}; correct the configuration", path.display()))),
+            Some((_, why)) => Err(Error::Input(format!(
+                "{}: {why}; correct the configuration",
+                path.display()
+            ))),
             None => Ok(()),
         }
     }

@@ -76,15 +76,31 @@ impl Photos {
             files.push((path, caption.trim().to_owned()));
         }
         if files.is_empty() {
-            return Err(Error::Input(format!("{}: holds no pictures; give a folder of photographs", data.images.display())));
+            return Err(Error::Input(format!(
+                "{}: holds no pictures; give a folder of photographs",
+                data.images.display()
+            )));
         }
-        let laws = data.degradations.iter().map(law).collect::<Result<_, _>>()?;
-        Ok(Self { files, data: data.clone(), laws, seed, cache: Mutex::default() })
+        let laws = data
+            .degradations
+            .iter()
+            .map(law)
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            files,
+            data: data.clone(),
+            laws,
+            seed,
+            cache: Mutex::default(),
+        })
     }
 
     /// Captions of all photographs.
     pub fn captions(&self) -> Vec<String> {
-        self.files.iter().map(|(_, caption)| caption.clone()).collect()
+        self.files
+            .iter()
+            .map(|(_, caption)| caption.clone())
+            .collect()
     }
 
     /// SHA-256 over the names, sizes and contents of all photographs and captions, in order.
@@ -100,7 +116,11 @@ impl Photos {
             hash.update(&bytes);
             hash.update(caption.as_bytes());
         }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hash
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect())
     }
 
     /// Sample number `index`.
@@ -114,9 +134,15 @@ impl Photos {
         let size = self.data.crop_px;
         let [low, high] = self.data.reduce;
         let room = (photo.width.min(photo.height) as f64 / size as f64).max(1.0);
-        let factor = (low.ln() + (high.ln() - low.ln()) * rng.random::<f64>()).exp().min(room);
+        let factor = (low.ln() + (high.ln() - low.ln()) * rng.random::<f64>())
+            .exp()
+            .min(room);
         let hq = crop(&photo, size, factor, &mut rng);
-        let caption = if rng.random::<f64>() < self.data.null_text { "" } else { &self.files[which].1 };
+        let caption = if rng.random::<f64>() < self.data.null_text {
+            ""
+        } else {
+            &self.files[which].1
+        };
         let caption = caption.to_owned();
         let total: f64 = self.laws.iter().map(|(_, weight)| weight).sum();
         let mut at = rng.random::<f64>() * total;
@@ -125,18 +151,38 @@ impl Photos {
             at < 0.0
         });
         let Some((law, _)) = law.or(self.laws.last()) else {
-            return Ok(Sample { lq: hq.clone(), hq, caption, descriptors: vec![] });
+            return Ok(Sample {
+                lq: hq.clone(),
+                hq,
+                caption,
+                descriptors: vec![],
+            });
         };
         let degraded = degrade(&hq, law, &mut rng, OutputSize::Input);
-        Ok(Sample { hq, lq: degraded.image, caption, descriptors: degraded.descriptors })
+        Ok(Sample {
+            hq,
+            lq: degraded.image,
+            caption,
+            descriptors: degraded.descriptors,
+        })
     }
 
     fn photo(&self, which: usize) -> Result<Arc<Photo>, Error> {
-        if let Some(photo) = self.cache.lock().expect("no panic while held").pictures.get(&which) {
+        if let Some(photo) = self
+            .cache
+            .lock()
+            .expect("no panic while held")
+            .pictures
+            .get(&which)
+        {
             return Ok(photo.clone());
         }
         let image = pixels::io::open(&self.files[which].0)?;
-        let photo = Arc::new(Photo { width: image.width, height: image.height, rgb: image.to_u8() });
+        let photo = Arc::new(Photo {
+            width: image.width,
+            height: image.height,
+            rgb: image.to_u8(),
+        });
         let mut cache = self.cache.lock().expect("no panic while held");
         if cache.bytes + photo.rgb.len() <= self.data.cache_mb << 20 {
             cache.bytes += photo.rgb.len();
@@ -171,7 +217,12 @@ fn law(mix: &Mix) -> Result<(Degradation, f64), Error> {
     let law = match (&mix.preset, &mix.law) {
         (Some(name), None) => Degradation::preset(name)?,
         (None, Some(law)) => law.clone(),
-        _ => return Err(Error::Input("data.degradations: each needs either preset or law; correct the configuration".into())),
+        _ => {
+            return Err(Error::Input(
+                "data.degradations: each needs either preset or law; correct the configuration"
+                    .into(),
+            ));
+        }
     };
     law.check()?;
     Ok((law, mix.weight))
@@ -210,7 +261,12 @@ impl Loader {
             std::thread::spawn(move || work(&photos, &next, &send))
         };
         let workers = (0..photos.data.workers.max(1)).map(worker).collect();
-        Self { ready, early: BTreeMap::new(), next: first, _workers: workers }
+        Self {
+            ready,
+            early: BTreeMap::new(),
+            next: first,
+            _workers: workers,
+        }
     }
 
     /// The next `n` samples.

@@ -39,8 +39,14 @@ impl AdamW {
         let (b1, b2, eps) = (b1 as f32, b2 as f32, config.eps as f32);
         for (name, g) in gradients {
             let theta = values.get_mut(name).expect("a gradient belongs to a value");
-            let m = self.m.entry(name.clone()).or_insert_with(|| vec![0.0; g.len()]);
-            let v = self.v.entry(name.clone()).or_insert_with(|| vec![0.0; g.len()]);
+            let m = self
+                .m
+                .entry(name.clone())
+                .or_insert_with(|| vec![0.0; g.len()]);
+            let v = self
+                .v
+                .entry(name.clone())
+                .or_insert_with(|| vec![0.0; g.len()]);
             let update = |(((theta, m), v), g): (((&mut f32, &mut f32), &mut f32), &f32)| {
                 *m += (g - *m) * (1.0 - b1);
                 *v = *v * b2 + g * g * (1.0 - b2);
@@ -53,7 +59,12 @@ impl AdamW {
                 .zip(v.par_chunks_mut(chunk))
                 .zip(g.par_chunks(chunk))
                 .for_each(|(((theta, m), v), g)| {
-                    theta.iter_mut().zip(m.iter_mut()).zip(v.iter_mut()).zip(g).for_each(update);
+                    theta
+                        .iter_mut()
+                        .zip(m.iter_mut())
+                        .zip(v.iter_mut())
+                        .zip(g)
+                        .for_each(update);
                 });
         }
     }
@@ -94,8 +105,14 @@ pub fn average(average: &mut Named, values: &Named, config: &Optimise, step: usi
     let d = 0.5_f64.powf(config.batch as f64 / halflife) as f32;
     for (name, average) in average.iter_mut() {
         let values = &values[name];
-        average.par_chunks_mut(1 << 14).zip(values.par_chunks(1 << 14)).for_each(|(average, values)| {
-            average.iter_mut().zip(values).for_each(|(a, v)| *a = *v + (*a - *v) * d);
-        });
+        average
+            .par_chunks_mut(1 << 14)
+            .zip(values.par_chunks(1 << 14))
+            .for_each(|(average, values)| {
+                average
+                    .iter_mut()
+                    .zip(values)
+                    .for_each(|(a, v)| *a = *v + (*a - *v) * d);
+            });
     }
 }

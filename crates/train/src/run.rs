@@ -15,7 +15,7 @@ use burn::tensor::{Device, TensorData};
 use pixels::{Image, colour::Luma, random::stream, score::psnr};
 use priors::{
     folder::Folder,
-    weights::{SafetensorsFile, Values, Weights},
+    weights::{SafetensorsFile, Values, Weights, share},
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -93,22 +93,34 @@ pub fn run(
     let photos = Arc::new(Photos::open(&config.data, config.seed)?);
     let config_hash = hash(config);
     let initial = objective.initial()?;
-    let shapes: Vec<(String, Vec<usize>)> =
-        initial.iter().map(|(name, data)| (name.clone(), data.shape().as_slice().to_vec())).collect();
+    let shapes: Vec<(String, Vec<usize>)> = initial
+        .iter()
+        .map(|(name, data)| (name.clone(), data.shape().as_slice().to_vec()))
+        .collect();
     let mut state = match State::load(&config.out, &config_hash)? {
         Some(state) => state,
         None => fresh(initial)?,
     };
     std::fs::create_dir_all(&config.out).map_err(|source| Error::io(&config.out, source))?;
-    write_text(&config.out.join("config.resolved.toml"), &toml::to_string(config).expect("plain TOML"))?;
+    write_text(
+        &config.out.join("config.resolved.toml"),
+        &toml::to_string(config).expect("plain TOML"),
+    )?;
     let batch = config.optimise.batch;
     let parameters = state.values.values().map(Vec::len).sum();
-    watch(Event::Start { step: state.step, steps: config.optimise.steps, parameters });
+    watch(Event::Start {
+        step: state.step,
+        steps: config.optimise.steps,
+        parameters,
+    });
     let mut loader = Loader::start(photos.clone(), state.step * batch, 2 * batch);
     let validation = validation(config)?;
     while state.step < config.optimise.steps && !stop.load(Ordering::Relaxed) {
         let record = step(config, objective.as_ref(), &shapes, &mut state, &mut loader)?;
-        append(&config.out.join("log.jsonl"), &serde_json::to_string(&record).expect("plain JSON"))?;
+        append(
+            &config.out.join("log.jsonl"),
+            &serde_json::to_string(&record).expect("plain JSON"),
+        )?;
         watch(Event::Step(record));
         let due = |every: usize| every > 0 && state.step.is_multiple_of(every);
         if due(config.every.checkpoint) {
@@ -118,11 +130,16 @@ pub fn run(
             let psnr = validate(config, objective.as_ref(), &shapes, &state, &validation)?;
             let line = serde_json::json!({ "step": state.step, "validation_psnr": psnr });
             append(&config.out.join("log.jsonl"), &line.to_string())?;
-            watch(Event::Validated { step: state.step, psnr });
+            watch(Event::Validated {
+                step: state.step,
+                psnr,
+            });
         }
     }
     state.save(&config.out, &config_hash)?;
-    let samples = (0..MEASURED).map(|i| photos.sample(i)).collect::<Result<Vec<_>, _>>()?;
+    let samples = (0..MEASURED)
+        .map(|i| photos.sample(i))
+        .collect::<Result<Vec<_>, _>>()?;
     objective.save(&result(config, &shapes, &state), &samples, &config.out)?;
     copy_rest(&config.model, &config.out.join("prior"))?;
     let about = serde_json::json!({
@@ -133,15 +150,30 @@ pub fn run(
         "data_sha256": photos.hash()?,
         "reclair": env!("CARGO_PKG_VERSION"),
     });
-    write_text(&config.out.join("run.json"), &serde_json::to_string_pretty(&about).expect("plain JSON"))
+    write_text(
+        &config.out.join("run.json"),
+        &serde_json::to_string_pretty(&about).expect("plain JSON"),
+    )
 }
 
 fn fresh(initial: Values) -> Result<State, Error> {
     let values = initial
         .into_iter()
-        .map(|(name, data)| (name, data.convert::<f32>().try_into_vec::<f32>().expect("converted to f32")))
+        .map(|(name, data)| {
+            (
+                name,
+                data.convert::<f32>()
+                    .try_into_vec::<f32>()
+                    .expect("converted to f32"),
+            )
+        })
         .collect::<Named>();
-    Ok(State { average: values.clone(), values, optimiser: AdamW::default(), step: 0 })
+    Ok(State {
+        average: values.clone(),
+        values,
+        optimiser: AdamW::default(),
+        step: 0,
+    })
 }
 
 fn step(
@@ -165,9 +197,16 @@ fn step(
         )));
     }
     let lr = learning_rate(&config.optimise, state.step);
-    state.optimiser.step(&mut state.values, &gradients, lr, &config.optimise);
+    state
+        .optimiser
+        .step(&mut state.values, &gradients, lr, &config.optimise);
     if config.optimise.ema_halflife_images > 0.0 {
-        average(&mut state.average, &state.values, &config.optimise, state.step);
+        average(
+            &mut state.average,
+            &state.values,
+            &config.optimise,
+            state.step,
+        );
     }
     state.step += 1;
     Ok(StepRecord {
@@ -182,20 +221,29 @@ fn step(
 
 /// The weights to use: the average where one is kept.
 fn result(config: &TrainConfig, shapes: &[(String, Vec<usize>)], state: &State) -> Values {
-    let named = if config.optimise.ema_halflife_images > 0.0 { &state.average } else { &state.values };
+    let named = if config.optimise.ema_halflife_images > 0.0 {
+        &state.average
+    } else {
+        &state.values
+    };
     shaped(named, shapes)
 }
 
 fn shaped(named: &Named, shapes: &[(String, Vec<usize>)]) -> Values {
     let data = |(name, shape): &(String, Vec<usize>)| {
-        (name.clone(), TensorData::new(named[name].clone(), shape.clone()))
+        (
+            name.clone(),
+            share(TensorData::new(named[name].clone(), shape.clone())),
+        )
     };
     shapes.iter().map(data).collect()
 }
 
 /// Validation samples: a crop of each picture, degraded as in training.
 fn validation(config: &TrainConfig) -> Result<Vec<Sample>, Error> {
-    let Some(folder) = &config.data.validation else { return Ok(vec![]) };
+    let Some(folder) = &config.data.validation else {
+        return Ok(vec![]);
+    };
     let mut data = config.data.clone();
     data.images.clone_from(folder);
     data.null_text = 1.0;
@@ -222,7 +270,10 @@ fn validate(
         }
         rows.push(row);
     }
-    pixels::io::save(&grid(&rows), config.out.join(format!("grid-{:07}.png", state.step)))?;
+    pixels::io::save(
+        &grid(&rows),
+        config.out.join(format!("grid-{:07}.png", state.step)),
+    )?;
     Ok(total / samples.len() as f64)
 }
 
@@ -231,7 +282,9 @@ fn grid(rows: &[Vec<Image>]) -> Image {
     let (w, h) = (rows[0][0].width, rows[0][0].height);
     let columns = rows.iter().map(Vec::len).max().unwrap_or(1);
     Image::from_fn(w * columns, h * rows.len(), |c, y, x| {
-        rows[y / h].get(x / w).map_or(0.0, |image| image.plane(c)[(y % h) * w + x % w])
+        rows[y / h]
+            .get(x / w)
+            .map_or(0.0, |image| image.plane(c)[(y % h) * w + x % w])
     })
 }
 
@@ -253,7 +306,12 @@ pub(crate) fn start_values(
     let weights = Weights::seeded(seed, device);
     build(&weights)?;
     let mut values = weights.made();
-    for Stored { prefix, folder, file } in stored {
+    for Stored {
+        prefix,
+        folder,
+        file,
+    } in stored
+    {
         let wanted = match start {
             Start::Fresh => false,
             Start::Model => true,
@@ -269,14 +327,23 @@ pub(crate) fn start_values(
 
 fn overlay(values: &mut Values, prefix: &str, file: &SafetensorsFile) -> Result<(), Error> {
     let misfit = |what: String| {
-        Error::Input(format!("{}: tensor {what}; the file does not fit its config.json", file.path().display()))
+        Error::Input(format!(
+            "{}: tensor {what}; the file does not fit its config.json",
+            file.path().display()
+        ))
     };
     for name in file.names() {
-        let (Some(data), Some(slot)) = (file.data(name), values.get_mut(&format!("{prefix}.{name}"))) else {
+        let (Some(data), Some(slot)) =
+            (file.data(name), values.get_mut(&format!("{prefix}.{name}")))
+        else {
             return Err(misfit(format!("{name} is not part of this network")));
         };
         if data.shape() != slot.shape() {
-            return Err(misfit(format!("{name} should be {:?} and is {:?}", slot.shape(), data.shape())));
+            return Err(misfit(format!(
+                "{name} should be {:?} and is {:?}",
+                slot.shape(),
+                data.shape()
+            )));
         }
         *slot = data.convert::<f32>();
     }
@@ -309,12 +376,16 @@ fn hash(config: &TrainConfig) -> String {
     config.data.cache_mb = 0;
     config.data.workers = 0;
     let text = toml::to_string(&config).expect("plain TOML");
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(text)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn append(path: &Path, line: &str) -> Result<(), Error> {
     let open = OpenOptions::new().create(true).append(true).open(path);
-    open.and_then(|mut file| writeln!(file, "{line}")).map_err(|source| Error::io(path, source))
+    open.and_then(|mut file| writeln!(file, "{line}"))
+        .map_err(|source| Error::io(path, source))
 }
 
 fn write_text(path: &Path, text: &str) -> Result<(), Error> {

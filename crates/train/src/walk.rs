@@ -71,13 +71,18 @@ impl Networks {
     fn conditioning(&self, text: &Text) -> Conditioning {
         match (text, &self.text_encoder) {
             (Text::Encoded(conditioning), _) => conditioning.clone(),
-            (Text::Ids(ids), Some(encoder)) => Conditioning { text: encoder.forward(ids).last, added: None },
+            (Text::Ids(ids), Some(encoder)) => Conditioning {
+                text: encoder.forward(ids).last,
+                added: None,
+            },
             (Text::Ids(_), None) => unreachable!("ids come with a text encoder"),
         }
     }
 
     fn lq_features(&self, c_lq: &Tensor<4>) -> LqFeatures {
-        self.adapter.as_ref().map_or(LqFeatures(vec![]), |adapter| adapter.lq_features(c_lq))
+        self.adapter
+            .as_ref()
+            .map_or(LqFeatures(vec![]), |adapter| adapter.lq_features(c_lq))
     }
 
     fn step(&self, i: usize, flow: UnetFlow, lq: &LqFeatures, scale: &Scale) -> UnetFlow {
@@ -91,7 +96,11 @@ impl Networks {
     /// The prediction, `[b, c, h, w]`.
     pub fn predict(&self, inputs: &Inputs) -> Tensor<4> {
         let lq = self.lq_features(&inputs.c_lq);
-        let mut flow = self.unet.enter(inputs.x.clone(), inputs.t.clone(), &self.conditioning(&inputs.text));
+        let mut flow = self.unet.enter(
+            inputs.x.clone(),
+            inputs.t.clone(),
+            &self.conditioning(&inputs.text),
+        );
         for i in 0..self.unet.segments() {
             flow = self.step(i, flow, &lq, &inputs.scale);
         }
@@ -114,9 +123,19 @@ pub fn gradients(
         Gradient::Whole => {
             let loss = loss(taped.predict(inputs));
             let mut gradients = loss.backward();
-            (f64::from(loss.into_scalar::<f32>()), weights.gradients(&mut gradients))
+            (
+                f64::from(loss.into_scalar::<f32>()),
+                weights.gradients(&mut gradients),
+            )
         }
-        Gradient::Cut(pieces) => Walk { plain, taped, inputs, weights, sum: Named::new() }.run(pieces.max(1), loss),
+        Gradient::Cut(pieces) => Walk {
+            plain,
+            taped,
+            inputs,
+            weights,
+            sum: Named::new(),
+        }
+        .run(pieces.max(1), loss),
     }
 }
 
@@ -134,7 +153,10 @@ impl Walk<'_> {
         let cut = |piece: usize| piece * n / pieces;
         let lq = self.plain.lq_features(&self.inputs.c_lq);
         let conditioning = self.plain.conditioning(&self.inputs.text);
-        let mut flow = self.plain.unet.enter(self.inputs.x.clone(), self.inputs.t.clone(), &conditioning);
+        let mut flow =
+            self.plain
+                .unet
+                .enter(self.inputs.x.clone(), self.inputs.t.clone(), &conditioning);
         let mut entering = Vec::new();
         for piece in 0..pieces {
             entering.push(flow.clone());
@@ -167,10 +189,16 @@ impl Walk<'_> {
             for i in segments {
                 flow = self.taped.step(i, flow, &lq, &self.inputs.scale);
             }
-            let mut seed = Seed { gradients: &mut d_state, below, sum: None };
+            let mut seed = Seed {
+                gradients: &mut d_state,
+                below,
+                sum: None,
+            };
             flow.visit_state(&mut seed);
             let mut tape = seed.backward();
-            let passing = std::mem::take(&mut d_state).into_iter().filter(|(name, _)| name.starts_with("skips."));
+            let passing = std::mem::take(&mut d_state)
+                .into_iter()
+                .filter(|(name, _)| name.starts_with("skips."));
             d_state = passing.collect();
             for (name, gradient) in state.gradients(&mut tape) {
                 d_state.insert(lift(&name, below), gradient);
@@ -188,10 +216,21 @@ impl Walk<'_> {
     /// low-quality features.
     fn enter(&mut self, mut d_state: Grads, mut d_context: Grads) {
         let conditioning = self.taped.conditioning(&self.inputs.text);
-        let mut flow = self.taped.unet.enter(self.inputs.x.clone(), self.inputs.t.clone(), &conditioning);
-        let mut seed = Seed { gradients: &mut d_state, below: 0, sum: None };
+        let mut flow =
+            self.taped
+                .unet
+                .enter(self.inputs.x.clone(), self.inputs.t.clone(), &conditioning);
+        let mut seed = Seed {
+            gradients: &mut d_state,
+            below: 0,
+            sum: None,
+        };
         flow.visit_state(&mut seed);
-        let mut seed = Seed { gradients: &mut d_context, below: 0, sum: seed.sum };
+        let mut seed = Seed {
+            gradients: &mut d_context,
+            below: 0,
+            sum: seed.sum,
+        };
         flow.visit_context(&mut seed);
         let mut lq = self.taped.lq_features(&self.inputs.c_lq);
         lq.visit_context(&mut seed);
@@ -208,7 +247,11 @@ impl Walk<'_> {
                     entry.insert(gradient);
                 }
                 std::collections::btree_map::Entry::Occupied(mut entry) => {
-                    entry.get_mut().iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
+                    entry
+                        .get_mut()
+                        .iter_mut()
+                        .zip(gradient)
+                        .for_each(|(sum, g)| *sum += g);
                 }
             }
         }
@@ -281,7 +324,10 @@ struct Seed<'a> {
 
 /// The name of a skip in a flow that has `below` more of them underneath.
 fn lift(name: &str, below: usize) -> String {
-    match name.strip_prefix("skips.").and_then(|i| i.parse::<usize>().ok()) {
+    match name
+        .strip_prefix("skips.")
+        .and_then(|i| i.parse::<usize>().ok())
+    {
         Some(i) => format!("skips.{}", i + below),
         None => name.to_owned(),
     }
@@ -300,7 +346,9 @@ impl Seed<'_> {
     }
 
     fn backward(self) -> Gradients {
-        self.sum.expect("an output that depends on a leaf").backward()
+        self.sum
+            .expect("an output that depends on a leaf")
+            .backward()
     }
 }
 

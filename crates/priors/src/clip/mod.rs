@@ -59,15 +59,24 @@ impl ClipConfig {
     pub fn from_json(value: &Value, origin: &Path) -> Result<Self, Error> {
         json::only(value, origin, "model_type", &["clip_text_model".into()])?;
         let config: Self = json::config(value, origin)?;
-        if config.num_attention_heads == 0 || !config.hidden_size.is_multiple_of(config.num_attention_heads) {
-            return Err(Error::input(origin, "heads do not divide hidden_size; correct config.json"));
+        if config.num_attention_heads == 0
+            || !config
+                .hidden_size
+                .is_multiple_of(config.num_attention_heads)
+        {
+            return Err(Error::input(
+                origin,
+                "heads do not divide hidden_size; correct config.json",
+            ));
         }
         Ok(config)
     }
 
     fn projects(&self) -> bool {
         let architectures = self.architectures.iter().flatten();
-        architectures.into_iter().any(|name| name == "CLIPTextModelWithProjection")
+        architectures
+            .into_iter()
+            .any(|name| name == "CLIPTextModelWithProjection")
     }
 }
 
@@ -122,7 +131,11 @@ impl ClipText {
         let model = w.at("text_model");
         let embeddings = model.at("embeddings");
         let (d, eps) = (config.hidden_size, config.layer_norm_eps);
-        let table = |name: &str, rows| embeddings.at(name).tensor("weight", [rows, d], Init::Normal(0.02));
+        let table = |name: &str, rows| {
+            embeddings
+                .at(name)
+                .tensor("weight", [rows, d], Init::Normal(0.02))
+        };
         let layer = |i| Layer::new(&model.at(format!("encoder.layers.{i}")), &config);
         let projection = || {
             let out = config.projection_dim.unwrap_or(d);
@@ -131,7 +144,9 @@ impl ClipText {
         Ok(Self {
             token_embedding: table("token_embedding", config.vocab_size)?,
             position_embedding: table("position_embedding", config.max_position_embeddings)?,
-            layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
+            layers: (0..config.num_hidden_layers)
+                .map(layer)
+                .collect::<Result<_, _>>()?,
             final_layer_norm: LayerNorm::new(&model.at("final_layer_norm"), d, eps)?,
             text_projection: config.projects().then(projection).transpose()?,
             config,
@@ -146,21 +161,41 @@ impl ClipText {
     /// Encodes prompts of token ids, all of one length of at most `max_position_embeddings`.
     pub fn forward(&self, ids: &[Vec<u32>]) -> Encoded {
         let [b, n] = [ids.len(), ids.first().map_or(0, Vec::len)];
-        assert!(n <= self.config.max_position_embeddings, "{n} tokens, at most {}", self.config.max_position_embeddings);
+        assert!(
+            n <= self.config.max_position_embeddings,
+            "{n} tokens, at most {}",
+            self.config.max_position_embeddings
+        );
         let d = self.config.hidden_size;
         let device = self.token_embedding.device();
         let flat: Vec<i32> = ids.iter().flatten().map(|&id| id as i32).collect();
-        let flat = Tensor::<1, Int>::from_data(TensorData::new(flat, [b * n]), (&device, DType::I32));
-        let tokens = self.token_embedding.clone().select(0, flat).cast(FloatDType::F32).reshape([b, n, d]);
-        let positions = self.position_embedding.clone().narrow(0, 0, n).cast(FloatDType::F32);
+        let flat =
+            Tensor::<1, Int>::from_data(TensorData::new(flat, [b * n]), (&device, DType::I32));
+        let tokens = self
+            .token_embedding
+            .clone()
+            .select(0, flat)
+            .cast(FloatDType::F32)
+            .reshape([b, n, d]);
+        let positions = self
+            .position_embedding
+            .clone()
+            .narrow(0, 0, n)
+            .cast(FloatDType::F32);
         let mut hidden = vec![tokens + positions.unsqueeze::<3>()];
         for layer in &self.layers {
             let x = hidden[hidden.len() - 1].clone();
             hidden.push(layer.forward(x, &self.config));
         }
-        let last = self.final_layer_norm.forward(hidden[hidden.len() - 1].clone());
+        let last = self
+            .final_layer_norm
+            .forward(hidden[hidden.len() - 1].clone());
         let pooled = self.pool(&last, ids);
-        Encoded { hidden, last, pooled }
+        Encoded {
+            hidden,
+            last,
+            pooled,
+        }
     }
 
     fn pool(&self, last: &Tensor<3>, ids: &[Vec<u32>]) -> Tensor<2> {
@@ -176,7 +211,11 @@ impl ClipText {
         let rows: Vec<Tensor<2>> = ids
             .iter()
             .enumerate()
-            .map(|(i, ids)| last.clone().slice([i..i + 1, end(ids)..end(ids) + 1]).reshape([1, d]))
+            .map(|(i, ids)| {
+                last.clone()
+                    .slice([i..i + 1, end(ids)..end(ids) + 1])
+                    .reshape([1, d])
+            })
             .collect();
         let pooled = Tensor::cat(rows, 0);
         match &self.text_projection {
@@ -188,7 +227,11 @@ impl ClipText {
 
 impl Layer {
     fn new(w: &Weights, config: &ClipConfig) -> Result<Self, Error> {
-        let (d, inner, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
+        let (d, inner, eps) = (
+            config.hidden_size,
+            config.intermediate_size,
+            config.layer_norm_eps,
+        );
         let attention = |name: &str| Linear::new(&w.at("self_attn").at(name), d, d, Bias::With);
         Ok(Self {
             layer_norm1: LayerNorm::new(&w.at("layer_norm1"), d, eps)?,

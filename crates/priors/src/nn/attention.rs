@@ -21,8 +21,17 @@ impl Attention {
     ///
     /// # Errors
     /// A missing tensor or one of another shape.
-    pub fn new(w: &Weights, d: usize, d_context: usize, heads: usize, qkv_bias: Bias) -> Result<Self, Error> {
-        assert!(d.is_multiple_of(heads), "{heads} heads do not divide width {d}");
+    pub fn new(
+        w: &Weights,
+        d: usize,
+        d_context: usize,
+        heads: usize,
+        qkv_bias: Bias,
+    ) -> Result<Self, Error> {
+        assert!(
+            d.is_multiple_of(heads),
+            "{heads} heads do not divide width {d}"
+        );
         Ok(Self {
             heads,
             to_q: Linear::new(&w.at("to_q"), d, d, qkv_bias)?,
@@ -48,7 +57,13 @@ impl Attention {
 }
 
 /// Splits `[b, n, d]` into heads, attends, joins.
-pub(crate) fn attend(q: Tensor<3>, key: Tensor<3>, value: Tensor<3>, heads: usize, mask: Mask) -> Tensor<3> {
+pub(crate) fn attend(
+    q: Tensor<3>,
+    key: Tensor<3>,
+    value: Tensor<3>,
+    heads: usize,
+    mask: Mask,
+) -> Tensor<3> {
     let [b, n, d] = q.dims();
     let split = |x: Tensor<3>| {
         let [b, n, d] = x.dims();
@@ -80,7 +95,9 @@ impl FeedForward {
     /// Applies it to `x` `[b, n, d]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let mut halves = self.proj.forward(x).chunk(2, 2).into_iter();
-        let (Some(h), Some(gate)) = (halves.next(), halves.next()) else { unreachable!("two chunks") };
+        let (Some(h), Some(gate)) = (halves.next(), halves.next()) else {
+            unreachable!("two chunks")
+        };
         self.out.forward(h * kernels::gelu(gate))
     }
 }

@@ -23,7 +23,15 @@ impl Conv2d {
     /// # Errors
     /// A missing tensor or one of another shape.
     pub fn new(w: &Weights, c_in: usize, c_out: usize, kernel: usize) -> Result<Self, Error> {
-        Self::with(w, c_in, c_out, kernel, 1, Padding::same(kernel / 2), Init::fan_in(c_in * kernel * kernel))
+        Self::with(
+            w,
+            c_in,
+            c_out,
+            kernel,
+            1,
+            Padding::same(kernel / 2),
+            Init::fan_in(c_in * kernel * kernel),
+        )
     }
 
     /// A 3x3 convolution of stride 2 with this padding.
@@ -31,7 +39,15 @@ impl Conv2d {
     /// # Errors
     /// A missing tensor or one of another shape.
     pub fn down(w: &Weights, channels: usize, padding: Padding) -> Result<Self, Error> {
-        Self::with(w, channels, channels, 3, 2, padding, Init::fan_in(channels * 9))
+        Self::with(
+            w,
+            channels,
+            channels,
+            3,
+            2,
+            padding,
+            Init::fan_in(channels * 9),
+        )
     }
 
     /// Everything stated.
@@ -49,11 +65,22 @@ impl Conv2d {
     ) -> Result<Self, Error> {
         let weight = w.tensor("weight", [c_out, c_in, kernel, kernel], init)?;
         let bias = Some(w.tensor("bias", [c_out], init)?);
-        Ok(Self { weight, bias, stride, padding })
+        Ok(Self {
+            weight,
+            bias,
+            stride,
+            padding,
+        })
     }
 
     /// Convolves `x`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        kernels::conv2d(x, self.weight.clone(), self.bias.clone(), self.stride, self.padding)
+        kernels::conv2d(
+            x,
+            self.weight.clone(),
+            self.bias.clone(),
+            self.stride,
+            self.padding,
+        )
     }
 }

@@ -37,13 +37,23 @@ impl Linear {
     ///
     /// # Errors
     /// A missing tensor or one of another shape.
-    pub fn with_init(w: &Weights, d_in: usize, d_out: usize, bias: Bias, init: Init) -> Result<Self, Error> {
+    pub fn with_init(
+        w: &Weights,
+        d_in: usize,
+        d_out: usize,
+        bias: Bias,
+        init: Init,
+    ) -> Result<Self, Error> {
         let weight = w.tensor("weight", [d_out, d_in], init)?;
         let bias = match bias {
             Bias::With => Some(w.tensor("bias", [d_out], init)?),
             Bias::Without => None,
         };
-        Ok(Self { name: w.name(""), weight, bias })
+        Ok(Self {
+            name: w.name(""),
+            weight,
+            bias,
+        })
     }
 
     /// Maps the last axis of `x` `[.., d_in]`.

@@ -23,10 +23,18 @@ impl GroupNorm {
     /// # Errors
     /// A missing tensor or one of another shape.
     pub fn new(w: &Weights, groups: usize, channels: usize, eps: f64) -> Result<Self, Error> {
-        assert!(channels.is_multiple_of(groups), "{groups} groups do not divide {channels} channels");
+        assert!(
+            channels.is_multiple_of(groups),
+            "{groups} groups do not divide {channels} channels"
+        );
         let weight = w.tensor("weight", [channels], Init::Ones)?;
         let bias = w.tensor("bias", [channels], Init::Zeros)?;
-        Ok(Self { groups, weight, bias, eps })
+        Ok(Self {
+            groups,
+            weight,
+            bias,
+            eps,
+        })
     }
 
     /// Normalizes `x` `[b, c, h, w]`.
@@ -40,7 +48,14 @@ impl GroupNorm {
     }
 
     fn apply(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
-        kernels::group_norm(x, self.groups, self.weight.clone(), self.bias.clone(), self.eps, activation)
+        kernels::group_norm(
+            x,
+            self.groups,
+            self.weight.clone(),
+            self.bias.clone(),
+            self.eps,
+            activation,
+        )
     }
 }
 
@@ -65,6 +80,11 @@ impl LayerNorm {
 
     /// Normalizes the last axis of `x` `[.., d]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        kernels::layer_norm(x, Some(self.weight.clone()), Some(self.bias.clone()), self.eps)
+        kernels::layer_norm(
+            x,
+            Some(self.weight.clone()),
+            Some(self.bias.clone()),
+            self.eps,
+        )
     }
 }

@@ -43,7 +43,13 @@ impl Resnet {
     /// # Errors
     /// A missing tensor or one of another shape.
     pub fn new(w: &Weights, config: ResnetConfig) -> Result<Self, Error> {
-        let ResnetConfig { c_in, c_out, d_emb, groups, eps } = config;
+        let ResnetConfig {
+            c_in,
+            c_out,
+            d_emb,
+            groups,
+            eps,
+        } = config;
         let project = |d| Linear::new(&w.at("time_emb_proj"), d, c_out, Bias::With);
         let shortcut = || Conv2d::new(&w.at("conv_shortcut"), c_in, c_out, 1);
         Ok(Self {
@@ -52,7 +58,15 @@ impl Resnet {
             time_emb_proj: d_emb.map(project).transpose()?,
             norm2: GroupNorm::new(&w.at("norm2"), groups, c_out, eps)?,
             // Fresh blocks start as their shortcut, which trains faster (ADM, EDM).
-            conv2: Conv2d::with(&w.at("conv2"), c_out, c_out, 3, 1, Padding::same(1), Init::Zeros)?,
+            conv2: Conv2d::with(
+                &w.at("conv2"),
+                c_out,
+                c_out,
+                3,
+                1,
+                Padding::same(1),
+                Init::Zeros,
+            )?,
             conv_shortcut: (c_in != c_out).then(shortcut).transpose()?,
         })
     }

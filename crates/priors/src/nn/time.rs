@@ -12,7 +12,10 @@ pub fn sinusoid(t: Tensor<1>, d: usize) -> Tensor<2> {
     let half = d / 2;
     let frequency = |j: usize| (-(10_000_f64.ln()) * j as f64 / half as f64).exp() as f32;
     let frequencies: Vec<f32> = (0..half).map(frequency).collect();
-    let frequencies = Tensor::<2>::from_data(TensorData::new(frequencies, [1, half]), (&t.device(), DType::F32));
+    let frequencies = Tensor::<2>::from_data(
+        TensorData::new(frequencies, [1, half]),
+        (&t.device(), DType::F32),
+    );
     let angles = t.unsqueeze_dim::<2>(1) * frequencies; // [b, d/2]
     Tensor::cat(vec![angles.clone().cos(), angles.sin()], 1)
 }
@@ -37,6 +40,7 @@ impl TimestepEmbedding {
 
     /// Embeds `x` `[b, d_in]` as `[b, d_out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.linear_2.forward(kernels::silu(self.linear_1.forward(x)))
+        self.linear_2
+            .forward(kernels::silu(self.linear_1.forward(x)))
     }
 }

@@ -95,14 +95,23 @@ impl UnetConfig {
         let known = |types: &[String], plain: &str, cross: &str| {
             types.iter().find(|t| *t != plain && *t != cross).cloned()
         };
-        let unknown = known(&self.down_block_types, "DownBlock2D", "CrossAttnDownBlock2D")
-            .or(known(&self.up_block_types, "UpBlock2D", "CrossAttnUpBlock2D"));
+        let unknown = known(
+            &self.down_block_types,
+            "DownBlock2D",
+            "CrossAttnDownBlock2D",
+        )
+        .or(known(
+            &self.up_block_types,
+            "UpBlock2D",
+            "CrossAttnUpBlock2D",
+        ));
         if let Some(unknown) = unknown {
             let what = format!("block type {unknown} is not supported; use an SDXL-shaped U-Net");
             return Err(Error::unsupported(origin, what));
         }
         let mirrored = (0..levels).all(|i| {
-            self.down_block_types[i].starts_with("Cross") == self.up_block_types[levels - 1 - i].starts_with("Cross")
+            self.down_block_types[i].starts_with("Cross")
+                == self.up_block_types[levels - 1 - i].starts_with("Cross")
         });
         if !mirrored {
             let what = "up blocks that do not mirror the down blocks are not supported; use an SDXL-shaped U-Net";
@@ -116,7 +125,9 @@ impl UnetConfig {
                 && heads > 0
                 && channels.is_multiple_of(heads);
             if !fits {
-                let what = format!("{channels} channels are not divided by the groups or heads; correct config.json");
+                let what = format!(
+                    "{channels} channels are not divided by the groups or heads; correct config.json"
+                );
                 return Err(Error::input(origin, what));
             }
         }
@@ -148,7 +159,8 @@ impl UnetConfig {
 
     /// Transformer layers of the mid block; it always attends.
     pub(super) fn mid_layers(&self) -> usize {
-        self.transformer_layers_per_block.at(self.block_out_channels.len() - 1)
+        self.transformer_layers_per_block
+            .at(self.block_out_channels.len() - 1)
     }
 }
 
@@ -158,7 +170,10 @@ fn honoured() -> Vec<(&'static str, Vec<Value>)> {
     vec![
         ("_class_name", vec![json!("UNet2DConditionModel")]),
         ("act_fn", vec![json!("silu")]),
-        ("addition_embed_type", vec![null.clone(), json!("text_time")]),
+        (
+            "addition_embed_type",
+            vec![null.clone(), json!("text_time")],
+        ),
         ("attention_type", vec![json!("default")]),
         ("center_input_sample", vec![json!(false)]),
         ("class_embed_type", vec![null.clone()]),

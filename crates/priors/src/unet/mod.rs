@@ -22,7 +22,8 @@ use crate::{
     Error,
     flow::{Conditioning, Flow, FlowVisitor, Prior, Site},
     nn::{
-        Bias, Conv2d, GroupNorm, Linear, Resnet, ResnetConfig, Tap, TimestepEmbedding, TransformerLayer, sinusoid,
+        Bias, Conv2d, GroupNorm, Linear, Resnet, ResnetConfig, Tap, TimestepEmbedding,
+        TransformerLayer, sinusoid,
     },
     weights::Weights,
 };
@@ -117,14 +118,28 @@ impl Unet {
         let c0 = config.block_out_channels[0];
         let d_emb = config.d_emb();
         let add = |d| TimestepEmbedding::new(&w.at("add_embedding"), d, d_emb);
-        let (segments, sites) = Builder { config: &config, w, segments: vec![], sites: vec![] }.build()?;
+        let (segments, sites) = Builder {
+            config: &config,
+            w,
+            segments: vec![],
+            sites: vec![],
+        }
+        .build()?;
         Ok(Self {
             time_embedding: TimestepEmbedding::new(&w.at("time_embedding"), c0, d_emb)?,
-            add_embedding: config.projection_class_embeddings_input_dim.map(add).transpose()?,
+            add_embedding: config
+                .projection_class_embeddings_input_dim
+                .map(add)
+                .transpose()?,
             conv_in: Conv2d::new(&w.at("conv_in"), config.in_channels, c0, 3)?,
             segments,
             sites,
-            conv_norm_out: GroupNorm::new(&w.at("conv_norm_out"), config.norm_num_groups, c0, config.norm_eps)?,
+            conv_norm_out: GroupNorm::new(
+                &w.at("conv_norm_out"),
+                config.norm_num_groups,
+                c0,
+                config.norm_eps,
+            )?,
             conv_out: Conv2d::new(&w.at("conv_out"), c0, config.out_channels, 3)?,
             config,
         })
@@ -143,13 +158,21 @@ impl Unet {
 
     /// The time embedding, with SDXL's added part, `[b, d_emb]`.
     fn embed(&self, t: Tensor<1>, conditioning: &Conditioning) -> Tensor<2> {
-        let emb = self.time_embedding.forward(sinusoid(t, self.config.block_out_channels[0]));
+        let emb = self
+            .time_embedding
+            .forward(sinusoid(t, self.config.block_out_channels[0]));
         let (Some(embedding), Some(added)) = (&self.add_embedding, &conditioning.added) else {
-            assert!(self.add_embedding.is_none(), "this U-Net wants pooled text and sizes");
+            assert!(
+                self.add_embedding.is_none(),
+                "this U-Net wants pooled text and sizes"
+            );
             return emb;
         };
         let [b, six] = added.time_ids.dims();
-        let d = self.config.addition_time_embed_dim.expect("checked with projection_class_embeddings_input_dim");
+        let d = self
+            .config
+            .addition_time_embed_dim
+            .expect("checked with projection_class_embeddings_input_dim");
         let sizes = sinusoid(added.time_ids.clone().reshape([b * six]), d).reshape([b, six * d]);
         emb + embedding.forward(Tensor::cat(vec![added.pooled.clone(), sizes], 1))
     }
@@ -162,7 +185,13 @@ impl Prior for Unet {
         let emb = self.embed(t, conditioning);
         let sample = self.conv_in.forward(x);
         let skips = vec![sample.clone()];
-        UnetFlow { sample, tokens: None, skips, emb, text: conditioning.text.clone() }
+        UnetFlow {
+            sample,
+            tokens: None,
+            skips,
+            emb,
+            text: conditioning.text.clone(),
+        }
     }
 
     fn segments(&self) -> usize {
@@ -175,17 +204,30 @@ impl Prior for Unet {
 
     fn segment(&self, i: usize, flow: UnetFlow, tap: &dyn Tap) -> UnetFlow {
         let segment = &self.segments[i];
-        let UnetFlow { mut sample, mut tokens, mut skips, emb, text } = flow;
+        let UnetFlow {
+            mut sample,
+            mut tokens,
+            mut skips,
+            emb,
+            text,
+        } = flow;
         match &segment.body {
             Body::Resnet(resnet) => sample = resnet.forward(sample, Some(&emb)),
             Body::UpResnet(resnet) => {
                 let skip = skips.pop().expect("as many skips as ResNets on the way up");
                 sample = resnet.forward(Tensor::cat(vec![sample, skip], 1), Some(&emb));
             }
-            Body::Transformer { enter, layer, leave } => {
+            Body::Transformer {
+                enter,
+                layer,
+                leave,
+            } => {
                 let [b, c, h, w] = sample.dims();
                 if let Some((norm, proj_in)) = enter {
-                    let flat = norm.forward(sample.clone()).reshape([b, c, h * w]).swap_dims(1, 2); // [b, n, c]
+                    let flat = norm
+                        .forward(sample.clone())
+                        .reshape([b, c, h * w])
+                        .swap_dims(1, 2); // [b, n, c]
                     tokens = Some(proj_in.forward(flat));
                 }
                 let x = layer.forward(tokens.take().expect("inside a transformer"), &text, tap);
@@ -203,7 +245,13 @@ impl Prior for Unet {
         if segment.skip == Skip::Keep {
             skips.push(sample.clone());
         }
-        UnetFlow { sample, tokens, skips, emb, text }
+        UnetFlow {
+            sample,
+            tokens,
+            skips,
+            emb,
+            text,
+        }
     }
 
     fn leave(&self, flow: UnetFlow) -> Tensor<4> {
@@ -221,8 +269,16 @@ impl Prior for Unet {
             lowest = lowest.min(height);
             height += isize::from(segment.skip == Skip::Keep);
         }
-        let top = flow.skips.split_off(flow.skips.len() - lowest.unsigned_abs());
-        (UnetFlow { skips: top, ..flow.clone() }, flow)
+        let top = flow
+            .skips
+            .split_off(flow.skips.len() - lowest.unsigned_abs());
+        (
+            UnetFlow {
+                skips: top,
+                ..flow.clone()
+            },
+            flow,
+        )
     }
 
     fn put_back(&self, aside: UnetFlow, mut flow: UnetFlow) -> UnetFlow {
@@ -249,9 +305,19 @@ impl Builder<'_> {
         for (i, level) in levels.iter().enumerate() {
             let name = format!("down_blocks.{i}");
             for j in 0..layers {
-                self.resnet(&format!("{name}.resnets.{j}"), c, level.channels, Body::Resnet)?;
+                self.resnet(
+                    &format!("{name}.resnets.{j}"),
+                    c,
+                    level.channels,
+                    Body::Resnet,
+                )?;
                 c = level.channels;
-                self.transformer(&format!("{name}.attentions.{j}"), c, level.transformer_layers, level.heads)?;
+                self.transformer(
+                    &format!("{name}.attentions.{j}"),
+                    c,
+                    level.transformer_layers,
+                    level.heads,
+                )?;
                 self.keep();
                 skips.push(c);
             }
@@ -265,16 +331,31 @@ impl Builder<'_> {
             self.site(name, c, 1 << (i + 1).min(last));
         }
         self.resnet("mid_block.resnets.0", c, c, Body::Resnet)?;
-        self.transformer("mid_block.attentions.0", c, self.config.mid_layers(), levels[last].heads)?;
+        self.transformer(
+            "mid_block.attentions.0",
+            c,
+            self.config.mid_layers(),
+            levels[last].heads,
+        )?;
         self.resnet("mid_block.resnets.1", c, c, Body::Resnet)?;
         self.site("mid_block".into(), c, 1 << last);
         for (i, level) in levels.iter().rev().enumerate() {
             let name = format!("up_blocks.{i}");
             for j in 0..=layers {
                 let c_in = c + skips.pop().expect("one skip for each ResNet");
-                self.resnet(&format!("{name}.resnets.{j}"), c_in, level.channels, Body::UpResnet)?;
+                self.resnet(
+                    &format!("{name}.resnets.{j}"),
+                    c_in,
+                    level.channels,
+                    Body::UpResnet,
+                )?;
                 c = level.channels;
-                self.transformer(&format!("{name}.attentions.{j}"), c, level.transformer_layers, level.heads)?;
+                self.transformer(
+                    &format!("{name}.attentions.{j}"),
+                    c,
+                    level.transformer_layers,
+                    level.heads,
+                )?;
             }
             if i < last {
                 let path = format!("{name}.upsamplers.0");
@@ -287,7 +368,11 @@ impl Builder<'_> {
     }
 
     fn push(&mut self, name: String, body: Body) {
-        self.segments.push(Segment { name, body, skip: Skip::Pass });
+        self.segments.push(Segment {
+            name,
+            body,
+            skip: Skip::Pass,
+        });
     }
 
     fn keep(&mut self) {
@@ -296,10 +381,22 @@ impl Builder<'_> {
 
     fn site(&mut self, name: String, channels: usize, downscale: usize) {
         let (block, segment) = (self.sites.len(), self.segments.len() - 1);
-        self.sites.push(Site { block, segment, name, channels, downscale });
+        self.sites.push(Site {
+            block,
+            segment,
+            name,
+            channels,
+            downscale,
+        });
     }
 
-    fn resnet(&mut self, path: &str, c_in: usize, c_out: usize, body: fn(Resnet) -> Body) -> Result<(), Error> {
+    fn resnet(
+        &mut self,
+        path: &str,
+        c_in: usize,
+        c_out: usize,
+        body: fn(Resnet) -> Body,
+    ) -> Result<(), Error> {
         let config = ResnetConfig {
             c_in,
             c_out,
@@ -312,7 +409,13 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn transformer(&mut self, path: &str, c: usize, layers: usize, heads: usize) -> Result<(), Error> {
+    fn transformer(
+        &mut self,
+        path: &str,
+        c: usize,
+        layers: usize,
+        heads: usize,
+    ) -> Result<(), Error> {
         let w = self.w.at(path);
         for i in 0..layers {
             let enter = || -> Result<(GroupNorm, Linear), Error> {
@@ -323,7 +426,12 @@ impl Builder<'_> {
             let layer_w = w.at(format!("transformer_blocks.{i}"));
             let body = Body::Transformer {
                 enter: (i == 0).then(enter).transpose()?,
-                layer: Box::new(TransformerLayer::new(&layer_w, c, self.config.cross_attention_dim, heads)?),
+                layer: Box::new(TransformerLayer::new(
+                    &layer_w,
+                    c,
+                    self.config.cross_attention_dim,
+                    heads,
+                )?),
                 leave: (i + 1 == layers).then(leave).transpose()?,
             };
             self.push(format!("{path}.transformer_blocks.{i}"), body);

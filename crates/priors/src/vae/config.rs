@@ -62,11 +62,14 @@ impl VaeConfig {
         json::only(value, origin, "latents_mean", &[Value::Null])?;
         json::only(value, origin, "latents_std", &[Value::Null])?;
         let plain = |key: &str, block: &str| {
-            let Some(types) = value.get(key).and_then(Value::as_array) else { return Ok(()) };
+            let Some(types) = value.get(key).and_then(Value::as_array) else {
+                return Ok(());
+            };
             match types.iter().find(|t| *t != block) {
                 None => Ok(()),
                 Some(t) => {
-                    let what = format!("block type {t} is not supported; use an AutoencoderKL of {block}");
+                    let what =
+                        format!("block type {t} is not supported; use an AutoencoderKL of {block}");
                     Err(Error::unsupported(origin, what))
                 }
             }
@@ -77,7 +80,8 @@ impl VaeConfig {
         let groups = config.norm_num_groups;
         let divided = |c: &usize| *c > 0 && groups > 0 && c.is_multiple_of(groups);
         if config.block_out_channels.is_empty() || !config.block_out_channels.iter().all(divided) {
-            let what = "block_out_channels must be multiples of norm_num_groups; correct config.json";
+            let what =
+                "block_out_channels must be multiples of norm_num_groups; correct config.json";
             return Err(Error::input(origin, what));
         }
         Ok(config)

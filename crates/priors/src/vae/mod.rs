@@ -44,8 +44,14 @@ impl Segment {
             Body::Resnet(resnet) => resnet.forward(x, None),
             Body::Attention(norm, attention) => {
                 let [b, c, h, w] = x.dims();
-                let tokens = norm.forward(x.clone()).reshape([b, c, h * w]).swap_dims(1, 2); // [b, n, c]
-                x + attention.to_itself(tokens).swap_dims(1, 2).reshape([b, c, h, w])
+                let tokens = norm
+                    .forward(x.clone())
+                    .reshape([b, c, h * w])
+                    .swap_dims(1, 2); // [b, n, c]
+                x + attention
+                    .to_itself(tokens)
+                    .swap_dims(1, 2)
+                    .reshape([b, c, h, w])
             }
             Body::Up(conv) => conv.forward(kernels::upsample_nearest2x(x)),
             Body::Out(norm, conv) => conv.forward(norm.silu(x)),
@@ -84,9 +90,23 @@ impl AutoencoderKl {
     /// # Errors
     /// A missing tensor or one of another shape.
     pub fn new(config: VaeConfig, w: &Weights) -> Result<Self, Error> {
-        let encoder = Builder { config: &config, w, segments: vec![] }.encoder()?;
-        let decoder = Builder { config: &config, w, segments: vec![] }.decoder()?;
-        Ok(Self { config, encoder, decoder })
+        let encoder = Builder {
+            config: &config,
+            w,
+            segments: vec![],
+        }
+        .encoder()?;
+        let decoder = Builder {
+            config: &config,
+            w,
+            segments: vec![],
+        }
+        .decoder()?;
+        Ok(Self {
+            config,
+            encoder,
+            decoder,
+        })
     }
 
     /// The configuration.
@@ -105,7 +125,11 @@ impl AutoencoderKl {
     }
 
     /// As [`AutoencoderKl::encode`], showing each segment's name and output to `see`.
-    pub fn encode_seen(&self, image: Tensor<4>, see: &mut dyn FnMut(&str, &Tensor<4>)) -> Posterior {
+    pub fn encode_seen(
+        &self,
+        image: Tensor<4>,
+        see: &mut dyn FnMut(&str, &Tensor<4>),
+    ) -> Posterior {
         let moments = walk(&self.encoder, image, see);
         let c = self.config.latent_channels;
         let mean = moments.clone().narrow(1, 0, c);
@@ -161,7 +185,12 @@ impl Builder<'_> {
             }
             if i + 1 < channels.len() {
                 let path = format!("encoder.down_blocks.{i}.downsamplers.0");
-                let padding = Padding { top: 0, left: 0, bottom: 1, right: 1 };
+                let padding = Padding {
+                    top: 0,
+                    left: 0,
+                    bottom: 1,
+                    right: 1,
+                };
                 let conv = Conv2d::down(&self.w.at(format!("{path}.conv")), c, padding)?;
                 self.push(path, Body::Down(conv));
             }
@@ -209,7 +238,13 @@ impl Builder<'_> {
     }
 
     fn resnet(&mut self, path: String, c_in: usize, c_out: usize) -> Result<(), Error> {
-        let config = ResnetConfig { c_in, c_out, d_emb: None, groups: self.config.norm_num_groups, eps: 1e-6 };
+        let config = ResnetConfig {
+            c_in,
+            c_out,
+            d_emb: None,
+            groups: self.config.norm_num_groups,
+            eps: 1e-6,
+        };
         let resnet = Resnet::new(&self.w.at(&path), config)?;
         self.push(path, Body::Resnet(resnet));
         Ok(())
@@ -221,13 +256,21 @@ impl Builder<'_> {
             let path = format!("{side}.mid_block.attentions.0");
             let w = self.w.at(&path);
             let norm = GroupNorm::new(&w.at("group_norm"), self.config.norm_num_groups, c, 1e-6)?;
-            self.push(path, Body::Attention(norm, Attention::new(&w, c, c, 1, Bias::With)?));
+            self.push(
+                path,
+                Body::Attention(norm, Attention::new(&w, c, c, 1, Bias::With)?),
+            );
         }
         self.resnet(format!("{side}.mid_block.resnets.1"), c, c)
     }
 
     fn out(&mut self, side: &str, c: usize, c_out: usize) -> Result<(), Error> {
-        let norm = GroupNorm::new(&self.w.at(format!("{side}.conv_norm_out")), self.config.norm_num_groups, c, 1e-6)?;
+        let norm = GroupNorm::new(
+            &self.w.at(format!("{side}.conv_norm_out")),
+            self.config.norm_num_groups,
+            c,
+            1e-6,
+        )?;
         let path = format!("{side}.conv_out");
         let conv = Conv2d::new(&self.w.at(&path), c, c_out, 3)?;
         self.push(path, Body::Out(norm, conv));

@@ -44,7 +44,13 @@ impl SafetensorsFile {
             Error::input(origin, what)
         })?;
         let names = metadata.offset_keys();
-        Ok(Self { path: origin.to_owned(), bytes, data_start: 8 + header, metadata, names })
+        Ok(Self {
+            path: origin.to_owned(),
+            bytes,
+            data_start: 8 + header,
+            metadata,
+            names,
+        })
     }
 
     /// The file's path.
@@ -64,7 +70,9 @@ impl SafetensorsFile {
 
     /// The stored type of a tensor, where burn has it.
     pub fn dtype(&self, name: &str) -> Option<DType> {
-        self.metadata.info(name).and_then(|info| burn_dtype(info.dtype))
+        self.metadata
+            .info(name)
+            .and_then(|info| burn_dtype(info.dtype))
     }
 
     /// The shape of a tensor.
@@ -74,19 +82,29 @@ impl SafetensorsFile {
 
     /// A value of the header's `__metadata__`.
     pub fn metadata(&self, key: &str) -> Option<&str> {
-        self.metadata.metadata().as_ref()?.get(key).map(String::as_str)
+        self.metadata
+            .metadata()
+            .as_ref()?
+            .get(key)
+            .map(String::as_str)
     }
 
     /// A tensor that shares this file's memory. None when it is missing or of a type burn lacks.
     pub fn data(&self, name: &str) -> Option<TensorData> {
         let info = self.metadata.info(name)?;
         let dtype = burn_dtype(info.dtype)?;
-        Some(TensorData::from_bytes(self.slice(info), info.shape.clone(), dtype))
+        Some(TensorData::from_bytes(
+            self.slice(info),
+            info.shape.clone(),
+            dtype,
+        ))
     }
 
     fn slice(&self, info: &TensorInfo) -> Bytes {
         let (start, end) = info.data_offsets;
-        let slice = self.bytes.slice(self.data_start + start..self.data_start + end);
+        let slice = self
+            .bytes
+            .slice(self.data_start + start..self.data_start + end);
         if slice.as_ptr().align_offset(width(info.dtype)) == 0 {
             Bytes::from_shared(slice, AllocationProperty::File)
         } else {

@@ -31,12 +31,12 @@ impl Init {
         let values: Vec<f32> = match self {
             Self::Zeros => vec![0.0; n],
             Self::Ones => vec![1.0; n],
-            Self::Uniform(bound) => {
-                (0..n).map(|_| ((2.0 * rng.random::<f64>() - 1.0) * bound) as f32).collect()
-            }
-            Self::Normal(std) => {
-                (0..n).map(|_| (rng.sample::<f64, _>(StandardNormal) * std) as f32).collect()
-            }
+            Self::Uniform(bound) => (0..n)
+                .map(|_| ((2.0 * rng.random::<f64>() - 1.0) * bound) as f32)
+                .collect(),
+            Self::Normal(std) => (0..n)
+                .map(|_| (rng.sample::<f64, _>(StandardNormal) * std) as f32)
+                .collect(),
         };
         TensorData::new(values, shape.to_vec())
     }

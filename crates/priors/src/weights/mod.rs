@@ -18,7 +18,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
+use burn::tensor::{AllocationProperty, Bytes, DType, Device, Gradients, Tensor, TensorData};
 
 pub use file::SafetensorsFile;
 pub use init::{Init, stream};
@@ -29,14 +29,42 @@ use crate::Error;
 /// Values in memory, by tensor name.
 pub type Values = BTreeMap<String, TensorData>;
 
+/// The same data in memory that clones share; a write to a clone copies it first.
+pub fn share(data: TensorData) -> TensorData {
+    struct Owner(Bytes);
+    impl AsRef<[u8]> for Owner {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    let (bytes, shape, dtype) = data.into_parts();
+    let bytes = bytes::Bytes::from_owner(Owner(bytes));
+    TensorData::from_bytes(
+        Bytes::from_shared(bytes, AllocationProperty::Other),
+        shape,
+        dtype,
+    )
+}
+
+/// Zeros of this shape that share `zeros` with all others.
+fn blank(zeros: &Mutex<bytes::Bytes>, shape: &[usize]) -> TensorData {
+    let n = 4 * shape.iter().product::<usize>();
+    let mut zeros = zeros.lock().expect("no panic while held");
+    if zeros.len() < n {
+        *zeros = vec![0_u8; n].into();
+    }
+    let bytes = Bytes::from_shared(zeros.slice(..n), AllocationProperty::Other);
+    TensorData::from_bytes(bytes, shape.to_vec(), DType::F32)
+}
+
 /// A place tensors come from.
 enum Source {
     Files(Vec<SafetensorsFile>),
     Values(Values),
     Seed(u64),
     Formula,
-    /// Zeros nobody touches, so that the system never provides their memory.
-    Blank,
+    /// Zeros, all of them the beginning of one buffer that nobody touches.
+    Blank(Mutex<bytes::Bytes>),
 }
 
 /// How stored half-precision tensors are handed out.
@@ -73,7 +101,12 @@ pub struct Weights {
 }
 
 impl Weights {
-    fn new(source: Source, origin: impl Into<PathBuf>, precision: Precision, device: &Device) -> Self {
+    fn new(
+        source: Source,
+        origin: impl Into<PathBuf>,
+        precision: Precision,
+        device: &Device,
+    ) -> Self {
         let shared = Shared {
             source,
             origin: origin.into(),
@@ -83,15 +116,25 @@ impl Weights {
             made: Mutex::default(),
             leaves: None,
         };
-        Self { shared: Arc::new(shared), prefix: String::new() }
+        Self {
+            shared: Arc::new(shared),
+            prefix: String::new(),
+        }
     }
 
     /// Tensors of one or more safetensors files, memory-mapped.
     ///
     /// # Errors
     /// A file that cannot be read or is no safetensors file.
-    pub fn from_files(paths: &[PathBuf], precision: Precision, device: &Device) -> Result<Self, Error> {
-        let files = paths.iter().map(|path| SafetensorsFile::open(path)).collect::<Result<Vec<_>, _>>()?;
+    pub fn from_files(
+        paths: &[PathBuf],
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        let files = paths
+            .iter()
+            .map(|path| SafetensorsFile::open(path))
+            .collect::<Result<Vec<_>, _>>()?;
         let origin = paths.first().cloned().unwrap_or_default();
         Ok(Self::new(Source::Files(files), origin, precision, device))
     }
@@ -107,17 +150,36 @@ impl Weights {
         device: &Device,
     ) -> Result<Self, Error> {
         let file = SafetensorsFile::from_bytes(bytes, origin)?;
-        Ok(Self::new(Source::Files(vec![file]), origin, precision, device))
+        Ok(Self::new(
+            Source::Files(vec![file]),
+            origin,
+            precision,
+            device,
+        ))
     }
 
-    /// Tensors held in memory.
+    /// Tensors held in memory; the networks share it.
     pub fn from_values(values: Values, device: &Device) -> Self {
-        Self::new(Source::Values(values), "values in memory", Precision::Stored, device)
+        let values = values
+            .into_iter()
+            .map(|(name, data)| (name, share(data)))
+            .collect();
+        Self::new(
+            Source::Values(values),
+            "values in memory",
+            Precision::Stored,
+            device,
+        )
     }
 
     /// Initial values drawn from `seed` and each tensor's name by the layer's own [`Init`].
     pub fn seeded(seed: u64, device: &Device) -> Self {
-        Self::new(Source::Seed(seed), "initial values", Precision::Stored, device)
+        Self::new(
+            Source::Seed(seed),
+            "initial values",
+            Precision::Stored,
+            device,
+        )
     }
 
     /// The integer formula of the parity tests (`tests/golden/formula.py`).
@@ -127,13 +189,27 @@ impl Weights {
 
     /// Zeros that take no memory, for counting parameters: see [`Weights::shapes`].
     pub fn blank(device: &Device) -> Self {
-        Self::new(Source::Blank, "blank", Precision::Stored, device)
+        Self::new(
+            Source::Blank(Mutex::default()),
+            "blank",
+            Precision::Stored,
+            device,
+        )
     }
 
     /// The same tensors, each a leaf of the autodiff tape from now on.
     pub fn tracked(values: Values, device: &Device) -> Self {
+        let values = values
+            .into_iter()
+            .map(|(name, data)| (name, share(data)))
+            .collect();
         let device = device.clone().autodiff();
-        let mut weights = Self::new(Source::Values(values), "values in memory", Precision::Stored, &device);
+        let mut weights = Self::new(
+            Source::Values(values),
+            "values in memory",
+            Precision::Stored,
+            &device,
+        );
         let shared = Arc::get_mut(&mut weights.shared).expect("just made");
         shared.leaves = Some(Mutex::default());
         weights
@@ -141,12 +217,19 @@ impl Weights {
 
     /// The view one level down.
     pub fn at(&self, name: impl Display) -> Self {
-        Self { shared: self.shared.clone(), prefix: self.name(&name.to_string()) }
+        Self {
+            shared: self.shared.clone(),
+            prefix: self.name(&name.to_string()),
+        }
     }
 
     /// The full name of `name` under this prefix.
     pub fn name(&self, name: &str) -> String {
-        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+        if self.prefix.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.prefix)
+        }
     }
 
     /// Whether a tensor of this name exists in a file or in memory.
@@ -155,7 +238,7 @@ impl Weights {
         match &self.shared.source {
             Source::Files(files) => files.iter().any(|file| file.has(&name)),
             Source::Values(values) => values.contains_key(&name),
-            Source::Seed(_) | Source::Formula | Source::Blank => true,
+            Source::Seed(_) | Source::Formula | Source::Blank(_) => true,
         }
     }
 
@@ -174,19 +257,25 @@ impl Weights {
         let mut used = self.shared.used.lock().expect("no panic while held");
         used.insert(name.clone(), shape.to_vec());
         let tensor = Tensor::from_data(data, (&self.shared.device, self.dtype(&name)));
-        let Some(leaves) = &self.shared.leaves else { return Ok(tensor) };
+        let Some(leaves) = &self.shared.leaves else {
+            return Ok(tensor);
+        };
         let tensor: Tensor<D> = tensor.require_grad();
         let leaf = tensor.clone();
         let gradient: GradientOf = Box::new(move |g| leaf.grad_remove(g).map(Tensor::into_data));
-        leaves.lock().expect("no panic while held").push(Leaf { name, gradient });
+        leaves
+            .lock()
+            .expect("no panic while held")
+            .push(Leaf { name, gradient });
         Ok(tensor)
     }
 
     fn dtype(&self, name: &str) -> DType {
         match (&self.shared.source, self.shared.precision) {
-            (Source::Files(files), Precision::Stored) => {
-                files.iter().find_map(|file| file.dtype(name)).unwrap_or(DType::F32)
-            }
+            (Source::Files(files), Precision::Stored) => files
+                .iter()
+                .find_map(|file| file.dtype(name))
+                .unwrap_or(DType::F32),
             _ => DType::F32,
         }
     }
@@ -197,14 +286,20 @@ impl Weights {
             Source::Values(values) => values.get(name).cloned(),
             Source::Seed(seed) => {
                 let data = init.data(*seed, name, shape);
-                self.shared.made.lock().expect("no panic while held").insert(name.to_owned(), data.clone());
+                self.shared
+                    .made
+                    .lock()
+                    .expect("no panic while held")
+                    .insert(name.to_owned(), data.clone());
                 Some(data)
             }
             Source::Formula => Some(formula::data(name, shape)),
-            Source::Blank => Some(TensorData::zeros::<f32, _>(shape.to_vec())),
+            Source::Blank(zeros) => Some(blank(zeros, shape)),
         };
         let data = data.ok_or_else(|| {
-            let what = format!("tensor {name} {shape:?} is missing; this file does not fit its config.json");
+            let what = format!(
+                "tensor {name} {shape:?} is missing; this file does not fit its config.json"
+            );
             Error::weights(&self.shared.origin, what)
         })?;
         if data.shape().as_slice() != shape {
@@ -219,17 +314,28 @@ impl Weights {
 
     /// The initial values a seeded source has given so far, from any view.
     pub fn made(&self) -> Values {
-        self.shared.made.lock().expect("no panic while held").clone()
+        self.shared
+            .made
+            .lock()
+            .expect("no panic while held")
+            .clone()
     }
 
     /// Names and shapes of every tensor asked for so far, from any view.
     pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
-        self.shared.used.lock().expect("no panic while held").clone()
+        self.shared
+            .used
+            .lock()
+            .expect("no panic while held")
+            .clone()
     }
 
     /// How many values the tensors asked for so far hold together.
     pub fn count(&self) -> usize {
-        self.shapes().values().map(|shape| shape.iter().product::<usize>()).sum()
+        self.shapes()
+            .values()
+            .map(|shape| shape.iter().product::<usize>())
+            .sum()
     }
 
     /// Refuses tensors of the source that nothing asked for.
@@ -239,11 +345,18 @@ impl Weights {
     pub fn finish(&self) -> Result<(), Error> {
         let used = self.shapes();
         let names: Vec<&str> = match &self.shared.source {
-            Source::Files(files) => files.iter().flat_map(|file| file.names()).map(String::as_str).collect(),
+            Source::Files(files) => files
+                .iter()
+                .flat_map(|file| file.names())
+                .map(String::as_str)
+                .collect(),
             Source::Values(values) => values.keys().map(String::as_str).collect(),
-            Source::Seed(_) | Source::Formula | Source::Blank => return Ok(()),
+            Source::Seed(_) | Source::Formula | Source::Blank(_) => return Ok(()),
         };
-        let unused: Vec<&str> = names.into_iter().filter(|name| !used.contains_key(*name)).collect();
+        let unused: Vec<&str> = names
+            .into_iter()
+            .filter(|name| !used.contains_key(*name))
+            .collect();
         if unused.is_empty() {
             return Ok(());
         }
@@ -257,11 +370,15 @@ impl Weights {
 
     /// The gradients of a tracked source, by name. Untracked sources have none.
     pub fn gradients(&self, gradients: &mut Gradients) -> BTreeMap<String, Vec<f32>> {
-        let Some(leaves) = &self.shared.leaves else { return BTreeMap::new() };
+        let Some(leaves) = &self.shared.leaves else {
+            return BTreeMap::new();
+        };
         let leaves = leaves.lock().expect("no panic while held");
         let of = |leaf: &Leaf| {
             let data = (leaf.gradient)(gradients)?;
-            let values = data.try_into_vec::<f32>().expect("gradients of f32 leaves are f32");
+            let values = data
+                .try_into_vec::<f32>()
+                .expect("gradients of f32 leaves are f32");
             Some((leaf.name.clone(), values))
         };
         leaves.iter().filter_map(of).collect()

@@ -41,25 +41,59 @@ impl View for &Stored {
 ///
 /// # Errors
 /// A folder that cannot be written to, or a full disk; the old file stays as it was.
-pub fn save_safetensors(path: &Path, values: &Values, dtype: DType, metadata: &Metadata) -> Result<(), Error> {
-    let stored: BTreeMap<&str, Stored> =
-        values.iter().map(|(name, data)| (name.as_str(), store(data, dtype))).collect();
+pub fn save_safetensors(
+    path: &Path,
+    values: &Values,
+    dtype: DType,
+    metadata: &Metadata,
+) -> Result<(), Error> {
+    let stored: BTreeMap<&str, Stored> = values
+        .iter()
+        .map(|(name, data)| (name.as_str(), store(data, dtype)))
+        .collect();
     let mut header: HashMap<String, String> = HashMap::from([("format".into(), "pt".into())]);
     header.extend(metadata.clone());
-    let bytes = safetensors::serialize(stored.iter(), Some(header))
-        .map_err(|why| Error::input(path, format!("cannot be written ({why}); report this as a bug")))?;
+    let bytes = safetensors::serialize(stored.iter(), Some(header)).map_err(|why| {
+        Error::input(
+            path,
+            format!("cannot be written ({why}); report this as a bug"),
+        )
+    })?;
     write_atomically(path, &sort_header(bytes))
 }
 
 fn store(data: &TensorData, dtype: DType) -> Stored {
     let shape = data.shape().as_slice().to_vec();
-    let values: Vec<f32> = data.clone().convert::<f32>().try_into_vec().expect("converted to f32");
+    let values: Vec<f32> = data
+        .clone()
+        .convert::<f32>()
+        .try_into_vec()
+        .expect("converted to f32");
     let (dtype, bytes) = match dtype {
-        DType::F16 => (Dtype::F16, values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect()),
-        DType::BF16 => (Dtype::BF16, values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect()),
-        _ => (Dtype::F32, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        DType::F16 => (
+            Dtype::F16,
+            values
+                .iter()
+                .flat_map(|&v| f16::from_f32(v).to_le_bytes())
+                .collect(),
+        ),
+        DType::BF16 => (
+            Dtype::BF16,
+            values
+                .iter()
+                .flat_map(|&v| bf16::from_f32(v).to_le_bytes())
+                .collect(),
+        ),
+        _ => (
+            Dtype::F32,
+            values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        ),
     };
-    Stored { dtype, shape, bytes }
+    Stored {
+        dtype,
+        shape,
+        bytes,
+    }
 }
 
 /// Rewrites the header with sorted keys: the library keeps metadata in a map of random order.
@@ -90,7 +124,10 @@ fn sort_header(bytes: Vec<u8>) -> Vec<u8> {
 /// # Errors
 /// A folder that cannot be written to, or a full disk; the old file stays as it was.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let write = || -> std::io::Result<()> {
         std::fs::create_dir_all(folder)?;
         let mut file = tempfile::NamedTempFile::new_in(folder)?;

@@ -36,11 +36,19 @@ pub(super) struct Args {
 /// Runs it. A JSON line for each picture goes to stdout.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let law = Degradation::preset(&args.preset)?;
-    let size = if args.small { OutputSize::Small } else { OutputSize::Input };
+    let size = if args.small {
+        OutputSize::Small
+    } else {
+        OutputSize::Input
+    };
     let jobs = jobs(&args.inputs, &args.output)?;
     each(&jobs, |job| {
         let image = pixels::io::open(&job.input)?;
-        let stem = Path::new(&job.name).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let stem = Path::new(&job.name)
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let degraded = degrade(&image, &law, &mut stream(args.seed, &stem), size);
         make_folder_for(&job.output)?;
         pixels::io::save(&degraded.image, &job.output)?;

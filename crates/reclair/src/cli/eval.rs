@@ -60,7 +60,12 @@ impl Metric {
         }
     }
 
-    fn score(self, image: &Image, reference: Option<&Image>, luma: Option<Luma>) -> anyhow::Result<f64> {
+    fn score(
+        self,
+        image: &Image,
+        reference: Option<&Image>,
+        luma: Option<Luma>,
+    ) -> anyhow::Result<f64> {
         let needed = || reference.with_context(|| format!("{} needs --reference", self.name()));
         Ok(match self {
             Self::Psnr => score::psnr(image, needed()?, luma.unwrap_or(Luma::Rgb))?,
@@ -79,12 +84,27 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         LumaArg::Rgb => Luma::Rgb,
     });
     let restored = by_stem(&args.restored)?;
-    ensure!(!restored.is_empty(), "{}: holds no pictures; give the folder of results", args.restored.display());
-    let references = args.reference.as_deref().map(by_stem).transpose()?.unwrap_or_default();
+    ensure!(
+        !restored.is_empty(),
+        "{}: holds no pictures; give the folder of results",
+        args.restored.display()
+    );
+    let references = args
+        .reference
+        .as_deref()
+        .map(by_stem)
+        .transpose()?
+        .unwrap_or_default();
     let mut rows = Vec::new();
     let mut failed = 0;
     for (stem, path) in &restored {
-        match row(args, stem, path, references.get(stem).map(PathBuf::as_path), luma) {
+        match row(
+            args,
+            stem,
+            path,
+            references.get(stem).map(PathBuf::as_path),
+            luma,
+        ) {
             Ok(row) => rows.push((stem.clone(), row)),
             Err(error) => {
                 failed += 1;
@@ -95,20 +115,35 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     if !rows.is_empty() {
         print(args, &rows)?;
     }
-    ensure!(failed == 0, "{failed} of {} pictures could not be scored", restored.len());
+    ensure!(
+        failed == 0,
+        "{failed} of {} pictures could not be scored",
+        restored.len()
+    );
     Ok(())
 }
 
 fn by_stem(folder: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>> {
-    let entries = std::fs::read_dir(folder)
-        .with_context(|| format!("{}: cannot be read; give a folder of pictures", folder.display()))?;
+    let entries = std::fs::read_dir(folder).with_context(|| {
+        format!(
+            "{}: cannot be read; give a folder of pictures",
+            folder.display()
+        )
+    })?;
     let mut found = BTreeMap::new();
     for entry in entries {
         let path = entry?.path();
         if path.is_file() && pixels::io::is_picture_name(&path) {
-            let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let stem = path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             if let Some(other) = found.insert(stem.clone(), path) {
-                bail!("{}: two pictures are called {stem}; keep one", other.display());
+                bail!(
+                    "{}: two pictures are called {stem}; keep one",
+                    other.display()
+                );
             }
         }
     }
@@ -124,16 +159,26 @@ fn row(
 ) -> anyhow::Result<Vec<f64>> {
     let image = pixels::io::open(path)?;
     if let (Some(folder), None) = (&args.reference, reference) {
-        bail!("{} has no picture called {stem}; give the matching folder", folder.display());
+        bail!(
+            "{} has no picture called {stem}; give the matching folder",
+            folder.display()
+        );
     }
     let reference = reference.map(pixels::io::open).transpose()?;
-    args.metrics.iter().map(|metric| metric.score(&image, reference.as_ref(), luma)).collect()
+    args.metrics
+        .iter()
+        .map(|metric| metric.score(&image, reference.as_ref(), luma))
+        .collect()
 }
 
 fn print(args: &Args, rows: &[(String, Vec<f64>)]) -> anyhow::Result<()> {
     let mean = |i: usize| rows.iter().map(|(_, row)| row[i]).sum::<f64>() / rows.len() as f64;
     let named = |row: &[f64]| -> Map<String, Value> {
-        args.metrics.iter().zip(row).map(|(metric, &value)| (metric.name().to_owned(), json!(value))).collect()
+        args.metrics
+            .iter()
+            .zip(row)
+            .map(|(metric, &value)| (metric.name().to_owned(), json!(value)))
+            .collect()
     };
     let means: Vec<f64> = (0..args.metrics.len()).map(mean).collect();
     let mut out = std::io::stdout().lock();
@@ -144,15 +189,28 @@ fn print(args: &Args, rows: &[(String, Vec<f64>)]) -> anyhow::Result<()> {
             Value::Object(object)
         };
         let images: Vec<Value> = rows.iter().map(image).collect();
-        writeln!(out, "{}", json!({ "images": images, "mean": named(&means) }))?;
+        writeln!(
+            out,
+            "{}",
+            json!({ "images": images, "mean": named(&means) })
+        )?;
         return Ok(());
     }
-    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(4).max(4);
+    let width = rows
+        .iter()
+        .map(|(name, _)| name.chars().count())
+        .max()
+        .unwrap_or(4)
+        .max(4);
     let line = |name: &str, row: &[f64]| {
         let values: String = row.iter().map(|v| format!("{v:>10.4}")).collect();
         format!("{name:<width$}{values}")
     };
-    let header: String = args.metrics.iter().map(|metric| format!("{:>10}", metric.name())).collect();
+    let header: String = args
+        .metrics
+        .iter()
+        .map(|metric| format!("{:>10}", metric.name()))
+        .collect();
     writeln!(out, "{:<width$}{header}", "name")?;
     for (name, row) in rows {
         writeln!(out, "{}", line(name, row))?;

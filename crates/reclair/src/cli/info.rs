@@ -40,7 +40,11 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     super::in_range("--lora-rank", args.lora_rank as f64, 1.0, 4096.0)?;
     let mini = args.prior == "mini";
-    let prior = if mini { embedded::mini_prior() } else { Folder::Disk(args.prior.clone().into()) };
+    let prior = if mini {
+        embedded::mini_prior()
+    } else {
+        Folder::Disk(args.prior.clone().into())
+    };
     let adapter = match &args.adapter {
         Some(folder) => Some(Folder::Disk(folder.into())),
         None => mini.then(embedded::mini_adapter),
@@ -57,9 +61,17 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let scheduler = PriorModel::open_scheduler(&prior)?;
     if let Some(adapter) = &adapter {
         let file = "restoration_adapter/config.json";
-        RestorationAdapter::from_json(&adapter.json(file)?, &adapter.path(file), unet.sites(), &adapter_w)?;
+        RestorationAdapter::from_json(
+            &adapter.json(file)?,
+            &adapter.path(file),
+            unet.sites(),
+            &adapter_w,
+        )?;
     }
-    let lora = LoraConfig { rank: args.lora_rank, alpha: args.lora_rank as f64 };
+    let lora = LoraConfig {
+        rank: args.lora_rank,
+        alpha: args.lora_rank as f64,
+    };
     Lora::new(&lora, &self_attention_targets(&unet_w.shapes()), &lora_w)?;
     let sites: Vec<_> = unet.sites().iter().map(|site| json!({
         "block": site.block, "name": site.name, "channels": site.channels, "downscale": site.downscale,
@@ -82,14 +94,34 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         writeln!(out, "{about}")?;
         return Ok(());
     }
-    writeln!(out, "prior {} ({} segments, predicts {})", args.prior, unet.segments(), about["prediction"])?;
+    writeln!(
+        out,
+        "prior {} ({} segments, predicts {})",
+        args.prior,
+        unet.segments(),
+        about["prediction"]
+    )?;
     for part in ["unet", "vae", "text_encoder", "restoration_adapter"] {
-        writeln!(out, "  {part:<20} {:>14} parameters", about["parameters"][part])?;
+        writeln!(
+            out,
+            "  {part:<20} {:>14} parameters",
+            about["parameters"][part]
+        )?;
     }
-    writeln!(out, "  {:<20} {:>14} parameters at rank {}", "lora", lora_w.count(), args.lora_rank)?;
+    writeln!(
+        out,
+        "  {:<20} {:>14} parameters at rank {}",
+        "lora",
+        lora_w.count(),
+        args.lora_rank
+    )?;
     writeln!(out, "  adapters may stand after blocks:")?;
     for site in unet.sites() {
-        writeln!(out, "    {} {:<14} {:>5} channels at 1/{} of the latent", site.block, site.name, site.channels, site.downscale)?;
+        writeln!(
+            out,
+            "    {} {:<14} {:>5} channels at 1/{} of the latent",
+            site.block, site.name, site.channels, site.downscale
+        )?;
     }
     Ok(())
 }

@@ -32,19 +32,36 @@ pub(super) fn jobs(inputs: &[PathBuf], output: &Path) -> anyhow::Result<Vec<Job>
     let slash = output.as_os_str().as_encoded_bytes().ends_with(b"/");
     let into_folder = many || slash || output.is_dir();
     if into_folder && output.is_file() {
-        bail!("{}: is a file, and more than one picture would go there; give a folder", output.display());
+        bail!(
+            "{}: is a file, and more than one picture would go there; give a folder",
+            output.display()
+        );
     }
     let mut jobs = Vec::new();
     for input in inputs {
         if input.is_dir() {
             from_folder(input, output, &mut jobs)?;
         } else {
-            let name = input.file_name().map(PathBuf::from).unwrap_or_else(|| input.clone());
-            let output = if into_folder { output.join(name.with_extension("png")) } else { output.to_owned() };
-            jobs.push(Job { input: input.clone(), output, name: name.to_string_lossy().into_owned() });
+            let name = input
+                .file_name()
+                .map(PathBuf::from)
+                .unwrap_or_else(|| input.clone());
+            let output = if into_folder {
+                output.join(name.with_extension("png"))
+            } else {
+                output.to_owned()
+            };
+            jobs.push(Job {
+                input: input.clone(),
+                output,
+                name: name.to_string_lossy().into_owned(),
+            });
         }
     }
-    ensure!(!jobs.is_empty(), "no pictures in what was given; name JPEG, PNG, WebP, BMP or TIFF files");
+    ensure!(
+        !jobs.is_empty(),
+        "no pictures in what was given; name JPEG, PNG, WebP, BMP or TIFF files"
+    );
     let mut seen = BTreeSet::new();
     for job in &jobs {
         ensure!(
@@ -60,7 +77,9 @@ pub(super) fn jobs(inputs: &[PathBuf], output: &Path) -> anyhow::Result<Vec<Job>
 fn from_folder(folder: &Path, output: &Path, jobs: &mut Vec<Job>) -> anyhow::Result<()> {
     let mut skipped = Vec::new();
     for entry in WalkDir::new(folder).sort_by_file_name() {
-        let entry = entry.with_context(|| format!("{}: cannot be searched; check its rights", folder.display()))?;
+        let entry = entry.with_context(|| {
+            format!("{}: cannot be searched; check its rights", folder.display())
+        })?;
         if !entry.file_type().is_file() {
             continue;
         }
@@ -77,7 +96,10 @@ fn from_folder(folder: &Path, output: &Path, jobs: &mut Vec<Job>) -> anyhow::Res
     }
     if !skipped.is_empty() {
         let some = skipped[..skipped.len().min(3)].join(", ");
-        eprintln!("skipped {} files that are no pictures by name: {some}", skipped.len());
+        eprintln!(
+            "skipped {} files that are no pictures by name: {some}",
+            skipped.len()
+        );
     }
     Ok(())
 }
@@ -86,7 +108,10 @@ fn from_folder(folder: &Path, output: &Path, jobs: &mut Vec<Job>) -> anyhow::Res
 ///
 /// # Errors
 /// That some failed, and how many.
-pub(super) fn each(jobs: &[Job], mut work: impl FnMut(&Job) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(super) fn each(
+    jobs: &[Job],
+    mut work: impl FnMut(&Job) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let mut failed = 0;
     for job in jobs {
         if let Err(error) = work(job) {
@@ -94,7 +119,11 @@ pub(super) fn each(jobs: &[Job], mut work: impl FnMut(&Job) -> anyhow::Result<()
             eprintln!("error: {error:#}");
         }
     }
-    ensure!(failed == 0, "{failed} of {} pictures failed; the others are done", jobs.len());
+    ensure!(
+        failed == 0,
+        "{failed} of {} pictures failed; the others are done",
+        jobs.len()
+    );
     Ok(())
 }
 
@@ -103,9 +132,16 @@ pub(super) fn each(jobs: &[Job], mut work: impl FnMut(&Job) -> anyhow::Result<()
 /// # Errors
 /// A folder that cannot be made.
 pub(super) fn make_folder_for(output: &Path) -> anyhow::Result<()> {
-    if let Some(folder) = output.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("{}: cannot be made; choose another output", folder.display()))?;
+    if let Some(folder) = output
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
+        std::fs::create_dir_all(folder).with_context(|| {
+            format!(
+                "{}: cannot be made; choose another output",
+                folder.display()
+            )
+        })?;
     }
     Ok(())
 }

@@ -47,14 +47,21 @@ pub(crate) fn main() -> anyhow::Result<()> {
 
 /// Sets the number of threads for everything that follows; all cores where none is given.
 fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {
-    let Some(threads) = threads else { return Ok(()) };
+    let Some(threads) = threads else {
+        return Ok(());
+    };
     anyhow::ensure!(threads > 0, "--threads 0 is not possible; give at least 1");
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()?;
     Ok(())
 }
 
 /// Refuses an option outside its range.
 fn in_range(option: &str, value: f64, low: f64, high: f64) -> anyhow::Result<()> {
-    anyhow::ensure!((low..=high).contains(&value), "{option} {value} is not possible; give {low} to {high}");
+    anyhow::ensure!(
+        (low..=high).contains(&value),
+        "{option} {value} is not possible; give {low} to {high}"
+    );
     Ok(())
 }

@@ -37,7 +37,10 @@ pub(super) struct Args {
     #[arg(long, default_value = "")]
     prompt: String,
     /// What the result should not be; used with --cfg other than 1.
-    #[arg(long, default_value = "low quality, low resolution, blurry, noisy, compressed")]
+    #[arg(
+        long,
+        default_value = "low quality, low resolution, blurry, noisy, compressed"
+    )]
     negative: String,
     /// Steps that are taken.
     #[arg(long, default_value_t = 8)]
@@ -127,7 +130,9 @@ impl Args {
             },
             start: match self.start {
                 StartAt::Noise => Start::Noise,
-                StartAt::Lq => Start::Lq { strength: self.strength },
+                StartAt::Lq => Start::Lq {
+                    strength: self.strength,
+                },
             },
             rss: (self.rss_weight != 0.0).then_some(Rss {
                 weight: self.rss_weight,
@@ -147,13 +152,22 @@ impl Args {
 
     fn restorer(&self) -> anyhow::Result<Restorer> {
         let mini = self.prior == "mini";
-        let prior = if mini { embedded::mini_prior() } else { Folder::Disk(self.prior.clone().into()) };
+        let prior = if mini {
+            embedded::mini_prior()
+        } else {
+            Folder::Disk(self.prior.clone().into())
+        };
         let adapter = match self.adapter.as_deref() {
             Some("none") => None,
             Some(folder) => Some(Folder::Disk(folder.into())),
             None => mini.then(embedded::mini_adapter),
         };
-        Ok(Restorer::open(&prior, adapter.as_ref(), Precision::F32, &Device::flex())?)
+        Ok(Restorer::open(
+            &prior,
+            adapter.as_ref(),
+            Precision::F32,
+            &Device::flex(),
+        )?)
     }
 }
 
@@ -171,12 +185,19 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     each(&jobs, |job| one(job, &restorer, &options, &mut said))
 }
 
-fn one(job: &Job, restorer: &Restorer, options: &RestoreOptions, said: &mut bool) -> anyhow::Result<()> {
+fn one(
+    job: &Job,
+    restorer: &Restorer,
+    options: &RestoreOptions,
+    said: &mut bool,
+) -> anyhow::Result<()> {
     let image = pixels::io::open(&job.input)?;
     pixels::io::Format::from_path(&job.output)?;
     make_folder_for(&job.output)?;
     let bar = ProgressBar::new(1000);
-    bar.set_style(ProgressStyle::with_template("{bar:30} {percent:>3} %  {elapsed} elapsed, {eta} to go  {msg}")?);
+    bar.set_style(ProgressStyle::with_template(
+        "{bar:30} {percent:>3} %  {elapsed} elapsed, {eta} to go  {msg}",
+    )?);
     bar.set_message(job.name.clone());
     let first = !std::mem::replace(said, true);
     let restored = restorer.restore(&image, options, &mut |event| match event {

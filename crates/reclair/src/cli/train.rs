@@ -38,7 +38,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let batch = config.optimise.batch as f64;
     let (mut loss, mut rate) = (None, None);
     train::run::run(&config, &Device::flex(), &stop, &mut |event| match event {
-        Event::Start { step, steps, parameters } => {
+        Event::Start {
+            step,
+            steps,
+            parameters,
+        } => {
             bar.set_length(steps as u64);
             bar.set_position(step as u64);
             bar.reset_eta();
@@ -50,7 +54,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             bar.set_position(record.step as u64);
             bar.set_message(format!("{rate:.1} images/s  loss {loss:.5}"));
         }
-        Event::Validated { step, psnr } => bar.println(format!("step {step}: validation PSNR {psnr:.2} dB")),
+        Event::Validated { step, psnr } => {
+            bar.println(format!("step {step}: validation PSNR {psnr:.2} dB"))
+        }
     })?;
     if stop.load(Ordering::Relaxed) {
         bar.abandon();

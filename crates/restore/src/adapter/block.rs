@@ -58,7 +58,11 @@ impl Block {
         };
         Ok(Self {
             norm: (input == Input::Feature).then(norm).transpose()?,
-            convs: shape.iter().enumerate().map(conv).collect::<Result<_, _>>()?,
+            convs: shape
+                .iter()
+                .enumerate()
+                .map(conv)
+                .collect::<Result<_, _>>()?,
         })
     }
 

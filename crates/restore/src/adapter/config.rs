@@ -50,8 +50,11 @@ impl AdapterConfig {
     /// A block the prior does not have, or out of order.
     pub fn sites<'a>(&self, sites: &'a [Site]) -> Result<Vec<&'a Site>, Error> {
         let ordered = self.after.windows(2).all(|pair| pair[0] < pair[1]);
-        let found: Option<Vec<&Site>> =
-            self.after.iter().map(|&block| sites.iter().find(|site| site.block == block)).collect();
+        let found: Option<Vec<&Site>> = self
+            .after
+            .iter()
+            .map(|&block| sites.iter().find(|site| site.block == block))
+            .collect();
         match found {
             Some(found) if ordered && self.class_name == CLASS_NAME => Ok(found),
             _ => Err(Error::Unsupported(format!(

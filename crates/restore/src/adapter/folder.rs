@@ -13,7 +13,9 @@ use priors::{
     flow::Prior,
     folder::{Folder, NETWORK_FILE, PriorModel},
     unet::Unet,
-    weights::{Metadata, Precision, SafetensorsFile, Values, Weights, save_safetensors, write_atomically},
+    weights::{
+        Metadata, Precision, SafetensorsFile, Values, Weights, save_safetensors, write_atomically,
+    },
 };
 use serde_json::{Value, json};
 
@@ -43,12 +45,26 @@ impl AdapterFolder {
     ///
     /// # Errors
     /// A missing file, or an adapter that was made for another prior.
-    pub fn open(folder: &Folder, prior: &PriorModel, precision: Precision, device: &Device) -> Result<Self, Error> {
-        let w = folder.weights(&format!("restoration_adapter/{NETWORK_FILE}"), precision, device)?;
+    pub fn open(
+        folder: &Folder,
+        prior: &PriorModel,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        let w = folder.weights(
+            &format!("restoration_adapter/{NETWORK_FILE}"),
+            precision,
+            device,
+        )?;
         let json = folder.json(CONFIG)?;
-        let adapter = RestorationAdapter::from_json(&json, &folder.path(CONFIG), prior.unet.sites(), &w)?;
+        let adapter =
+            RestorationAdapter::from_json(&json, &folder.path(CONFIG), prior.unet.sites(), &w)?;
         w.finish()?;
-        let lora = if folder.has(LORA_FILE) { Some(open_lora(folder, prior, precision, device)?) } else { None };
+        let lora = if folder.has(LORA_FILE) {
+            Some(open_lora(folder, prior, precision, device)?)
+        } else {
+            None
+        };
         Ok(Self { adapter, lora })
     }
 
@@ -81,17 +97,36 @@ impl AdapterFolder {
     }
 }
 
-fn open_lora(folder: &Folder, prior: &PriorModel, precision: Precision, device: &Device) -> Result<Lora, Error> {
+fn open_lora(
+    folder: &Folder,
+    prior: &PriorModel,
+    precision: Precision,
+    device: &Device,
+) -> Result<Lora, Error> {
     let path = folder.path(LORA_FILE);
     let header = SafetensorsFile::from_bytes(folder.read(LORA_FILE)?, &path)?;
-    let about: Value = header.metadata(LORA_METADATA).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    let first = header.names().iter().find(|name| name.ends_with("lora_A.weight")).and_then(|name| header.shape(name));
+    let about: Value = header
+        .metadata(LORA_METADATA)
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default();
+    let first = header
+        .names()
+        .iter()
+        .find(|name| name.ends_with("lora_A.weight"))
+        .and_then(|name| header.shape(name));
     let rank = first.map_or(1, |shape| shape[0]);
-    let alpha = about.get("unet.lora_alpha").and_then(Value::as_f64).unwrap_or(rank as f64);
+    let alpha = about
+        .get("unet.lora_alpha")
+        .and_then(Value::as_f64)
+        .unwrap_or(rank as f64);
     let shapes = Weights::blank(device);
     Unet::new(prior.unet.config().clone(), &shapes)?;
     let w = folder.weights(LORA_FILE, precision, device)?;
-    let lora = Lora::new(&LoraConfig { rank, alpha }, &self_attention_targets(&shapes.shapes()), &w.at("unet"))?;
+    let lora = Lora::new(
+        &LoraConfig { rank, alpha },
+        &self_attention_targets(&shapes.shapes()),
+        &w.at("unet"),
+    )?;
     w.finish()?;
     Ok(lora)
 }

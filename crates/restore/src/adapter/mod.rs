@@ -78,9 +78,17 @@ impl RestorationAdapter {
     ///
     /// # Errors
     /// A configuration that is not an adapter's or does not fit the prior, missing or wrong tensors.
-    pub fn from_json(value: &Value, origin: &Path, sites: &[Site], w: &Weights) -> Result<Self, Error> {
+    pub fn from_json(
+        value: &Value,
+        origin: &Path,
+        sites: &[Site],
+        w: &Weights,
+    ) -> Result<Self, Error> {
         let config = serde_json::from_value(value.clone()).map_err(|why| {
-            Error::Input(format!("{}: is no adapter's config.json ({why}); give an adapter folder", origin.display()))
+            Error::Input(format!(
+                "{}: is no adapter's config.json ({why}); give an adapter folder",
+                origin.display()
+            ))
         })?;
         Self::new(config, sites, w)
     }
@@ -94,10 +102,22 @@ impl RestorationAdapter {
         let chained = config.block != BlockKind::D1;
         let c0 = sites.first().map_or(0, |site| site.channels);
         let stem = || {
-            Block::of(&w.at("stem"), config.lq_channels, &[(config.lq_channels, c0, 3)], config.groups, Input::Latent)
+            Block::of(
+                &w.at("stem"),
+                config.lq_channels,
+                &[(config.lq_channels, c0, 3)],
+                config.groups,
+                Input::Latent,
+            )
         };
-        let stem = (config.block == BlockKind::D2 && c0 > 0).then(stem).transpose()?;
-        let mut previous = if stem.is_some() { (c0, Input::Feature) } else { (config.lq_channels, Input::Latent) };
+        let stem = (config.block == BlockKind::D2 && c0 > 0)
+            .then(stem)
+            .transpose()?;
+        let mut previous = if stem.is_some() {
+            (c0, Input::Feature)
+        } else {
+            (config.lq_channels, Input::Latent)
+        };
         let mut lq_blocks = Vec::new();
         let mut adapters = Vec::new();
         for (i, site) in sites.iter().enumerate() {
@@ -105,23 +125,45 @@ impl RestorationAdapter {
             let (c_in, input) = previous;
             let lq = w.at("lq_block");
             lq_blocks.push(match config.block {
-                BlockKind::D2 => LqBlock::Block(Block::of(&lq, c_in, &[(c_in, c, 1)], groups, input)?),
+                BlockKind::D2 => {
+                    LqBlock::Block(Block::of(&lq, c_in, &[(c_in, c, 1)], groups, input)?)
+                }
                 BlockKind::D4 if c_in == c => LqBlock::Identity,
                 kind => LqBlock::Block(Block::new(&lq, kind, c_in, c, groups, input)?),
             });
             if chained {
                 previous = (c, Input::Feature);
             }
-            let block = |j| Block::new(&w.at(format!("blocks.{j}")), config.block, c, c, groups, Input::Feature);
+            let block = |j| {
+                Block::new(
+                    &w.at(format!("blocks.{j}")),
+                    config.block,
+                    c,
+                    c,
+                    groups,
+                    Input::Feature,
+                )
+            };
             adapters.push(SiteAdapter {
                 segment: site.segment,
                 downscale: site.downscale,
                 time_emb_proj: Linear::new(&w.at("time_emb_proj"), config.d_emb, c, Bias::With)?,
                 blocks: [block(0)?, block(1)?],
-                zero_linear: Linear::with_init(&w.at("zero_linear"), c, c, Bias::With, Init::Zeros)?,
+                zero_linear: Linear::with_init(
+                    &w.at("zero_linear"),
+                    c,
+                    c,
+                    Bias::With,
+                    Init::Zeros,
+                )?,
             });
         }
-        Ok(Self { config, stem, lq_blocks, adapters })
+        Ok(Self {
+            config,
+            stem,
+            lq_blocks,
+            adapters,
+        })
     }
 
     /// The configuration.
@@ -139,7 +181,11 @@ impl RestorationAdapter {
         let mut previous = start;
         let mut features = Vec::new();
         for (adapter, block) in self.adapters.iter().zip(&self.lq_blocks) {
-            let source = if self.config.block == BlockKind::D1 { c_lq.clone() } else { previous.clone() };
+            let source = if self.config.block == BlockKind::D1 {
+                c_lq.clone()
+            } else {
+                previous.clone()
+            };
             let source = resize(source, h / adapter.downscale, w / adapter.downscale);
             previous = match block {
                 LqBlock::Block(block) => block.forward(source),
@@ -155,14 +201,23 @@ impl RestorationAdapter {
         if matches!(scale, Scale::All(scale) if *scale == 0.0) {
             return flow;
         }
-        let Some(at) = self.adapters.iter().position(|adapter| adapter.segment == i) else { return flow };
+        let Some(at) = self
+            .adapters
+            .iter()
+            .position(|adapter| adapter.segment == i)
+        else {
+            return flow;
+        };
         let term = self.adapters[at].term(&flow.sample, &flow.emb, lq.0[at].clone());
         let term = match scale {
             Scale::All(scale) if *scale == 1.0 => term,
             Scale::All(scale) => term * *scale,
             Scale::Each(scale) => term * scale.clone(),
         };
-        UnetFlow { sample: flow.sample + term, ..flow }
+        UnetFlow {
+            sample: flow.sample + term,
+            ..flow
+        }
     }
 
     /// Walks `prior` with this adapter after its blocks.
@@ -191,7 +246,10 @@ impl SiteAdapter {
             h_ = h_.clone() + block.forward(h_);
         }
         let tokens = h_.reshape([b, c, h * w]).swap_dims(1, 2); // [b, n, c]
-        self.zero_linear.forward(tokens).swap_dims(1, 2).reshape([b, c, h, w])
+        self.zero_linear
+            .forward(tokens)
+            .swap_dims(1, 2)
+            .reshape([b, c, h, w])
     }
 }
 
@@ -202,13 +260,21 @@ fn resize(x: Tensor<4>, h: usize, w: usize) -> Tensor<4> {
         return x;
     }
     if h0 > h {
-        assert!(h0.is_multiple_of(h) && w0.is_multiple_of(w), "{h0}x{w0} does not shrink to {h}x{w}");
+        assert!(
+            h0.is_multiple_of(h) && w0.is_multiple_of(w),
+            "{h0}x{w0} does not shrink to {h}x{w}"
+        );
         let factor = [h0 / h, w0 / w];
         return avg_pool2d(x, AvgPoolOptions::new(factor).with_stride(factor));
     }
-    assert!(h.is_multiple_of(h0) && w.is_multiple_of(w0), "{h0}x{w0} does not grow to {h}x{w}");
+    assert!(
+        h.is_multiple_of(h0) && w.is_multiple_of(w0),
+        "{h0}x{w0} does not grow to {h}x{w}"
+    );
     let (fy, fx) = (h / h0, w / w0);
-    x.reshape([b * c, h0, 1, w0, 1]).expand([b * c, h0, fy, w0, fx]).reshape([b, c, h, w])
+    x.reshape([b * c, h0, 1, w0, 1])
+        .expand([b * c, h0, fy, w0, fx])
+        .reshape([b, c, h, w])
 }
 
 impl Flow for LqFeatures {

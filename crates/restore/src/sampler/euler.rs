@@ -57,15 +57,32 @@ mod tests {
 
     fn error(space: Space, steps: usize) -> f64 {
         let device = Device::flex();
-        let level = |i: usize| Level { sigma: 0.9 * (1.0 - i as f64 / steps as f64), t: 0.0 };
+        let level = |i: usize| Level {
+            sigma: 0.9 * (1.0 - i as f64 / steps as f64),
+            t: 0.0,
+        };
         let s = 0.7;
         let mut z = Tensor::<4>::full([1, 1, 1, 1], 1.0, (&device, DType::F64));
         for i in 0..steps {
-            z = Euler.step(&Gaussian(space, s), z, level(i), level(i + 1), &mut || unreachable!()).z;
+            z = Euler
+                .step(
+                    &Gaussian(space, s),
+                    z,
+                    level(i),
+                    level(i + 1),
+                    &mut || unreachable!(),
+                )
+                .z;
         }
-        let spread = |sigma: f64| (space.alpha(sigma).powi(2) * s * s + space.beta(sigma).powi(2)).sqrt();
+        let spread =
+            |sigma: f64| (space.alpha(sigma).powi(2) * s * s + space.beta(sigma).powi(2)).sqrt();
         let exact = spread(0.0) / spread(0.9);
-        (z.into_data().convert::<f64>().as_slice::<f64>().expect("f64")[0] - exact).abs()
+        (z.into_data()
+            .convert::<f64>()
+            .as_slice::<f64>()
+            .expect("f64")[0]
+            - exact)
+            .abs()
     }
 
     #[test]

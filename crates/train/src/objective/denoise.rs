@@ -37,7 +37,9 @@ use restore::{
 };
 use serde_json::Value;
 
-use super::{Evaluation, Objective, below, image_from_tensor, noise, pixel_metric, tensor_from_images};
+use super::{
+    Evaluation, Objective, below, image_from_tensor, noise, pixel_metric, tensor_from_images,
+};
 use crate::{
     Error,
     config::{Metric, Stage, TrainConfig},
@@ -76,7 +78,10 @@ impl Denoise {
         let vae = PriorModel::open_vae(&folder, Precision::F32, device)?;
         let unet_json = folder.json("unet/config.json")?;
         let text_json = folder.json("text_encoder/config.json")?;
-        let length = text_json.get("max_position_embeddings").and_then(Value::as_u64).unwrap_or(77) as usize;
+        let length = text_json
+            .get("max_position_embeddings")
+            .and_then(Value::as_u64)
+            .unwrap_or(77) as usize;
         let tokenizer = tokenizer(config, &folder, &text_json, length)?;
         let scheduler = PriorModel::open_scheduler(&folder)?;
         let mut frozen = None;
@@ -92,7 +97,9 @@ impl Denoise {
             Metric::Latent => None,
             Metric::Pixels => {
                 let photos = Photos::open(&config.data, config.seed)?;
-                let samples = (0..METRIC_SAMPLES).map(|i| photos.sample(i)).collect::<Result<Vec<_>, _>>()?;
+                let samples = (0..METRIC_SAMPLES)
+                    .map(|i| photos.sample(i))
+                    .collect::<Result<Vec<_>, _>>()?;
                 let images: Vec<&Image> = samples.iter().map(|sample| &sample.hq).collect();
                 let latents = vae.latent_from_image(tensor_from_images(&images, device));
                 Some(pixel_metric(&vae, &latents, config.seed, device))
@@ -122,26 +129,44 @@ impl Denoise {
                 let path = self.folder.path("unet/config.json");
                 let unet = Unet::from_json(&self.unet_json, &path, &w.at("unet"))?;
                 let path = self.folder.path("text_encoder/config.json");
-                (unet, Some(ClipText::from_json(&self.text_json, &path, &w.at("text_encoder"))?))
+                (
+                    unet,
+                    Some(ClipText::from_json(
+                        &self.text_json,
+                        &path,
+                        &w.at("text_encoder"),
+                    )?),
+                )
             }
         };
         let adapter = match &self.config.adapter {
-            Some(config) if self.config.stage != Stage::Prior => {
-                Some(RestorationAdapter::new(config.clone(), unet.sites(), &w.at("restoration_adapter"))?)
-            }
+            Some(config) if self.config.stage != Stage::Prior => Some(RestorationAdapter::new(
+                config.clone(),
+                unet.sites(),
+                &w.at("restoration_adapter"),
+            )?),
             _ => None,
         };
         let lora = match (&self.config.lora, self.config.stage) {
-            (Some(config), Stage::Adapter) => Some(Lora::new(config, &self.targets, &w.at("lora.unet"))?),
+            (Some(config), Stage::Adapter) => {
+                Some(Lora::new(config, &self.targets, &w.at("lora.unet"))?)
+            }
             _ => None,
         };
-        Ok(Networks { unet, text_encoder, adapter, lora })
+        Ok(Networks {
+            unet,
+            text_encoder,
+            adapter,
+            lora,
+        })
     }
 
     /// A noise level: the state's coefficients of data and noise, and the model's timestep.
     fn level(&self, rng: &mut ChaCha8Rng) -> (f64, f64, f64) {
         match self.scheduler {
-            SchedulerConfig::Flow { train_timesteps, .. } => {
+            SchedulerConfig::Flow {
+                train_timesteps, ..
+            } => {
                 let normal: f64 = rng.sample(StandardNormal);
                 let loss = &self.config.denoise;
                 let sigma = 1.0 / (1.0 + (-(loss.sigma_mean + loss.sigma_std * normal)).exp());
@@ -149,7 +174,11 @@ impl Denoise {
             }
             SchedulerConfig::Diffusion { .. } => {
                 let t = rng.random_range(0..self.alphas.len());
-                (self.alphas[t].sqrt(), (1.0 - self.alphas[t]).sqrt(), t as f64)
+                (
+                    self.alphas[t].sqrt(),
+                    (1.0 - self.alphas[t]).sqrt(),
+                    t as f64,
+                )
             }
         }
     }
@@ -157,24 +186,38 @@ impl Denoise {
     fn prepare(&self, batch: &[Sample], rng: &mut ChaCha8Rng) -> (Inputs, Tensor<4>) {
         let hq: Vec<&Image> = batch.iter().map(|sample| &sample.hq).collect();
         let lq: Vec<&Image> = batch.iter().map(|sample| &sample.lq).collect();
-        let z_hq = self.vae.latent_from_image(tensor_from_images(&hq, &self.device));
-        let c_lq = self.vae.latent_from_image(tensor_from_images(&lq, &self.device));
+        let z_hq = self
+            .vae
+            .latent_from_image(tensor_from_images(&hq, &self.device));
+        let c_lq = self
+            .vae
+            .latent_from_image(tensor_from_images(&lq, &self.device));
         let b = batch.len();
         let column = |values: Vec<f64>| -> Tensor<4> {
             let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
-            Tensor::from_data(TensorData::new(values, [b, 1, 1, 1]), (&self.device, DType::F32))
+            Tensor::from_data(
+                TensorData::new(values, [b, 1, 1, 1]),
+                (&self.device, DType::F32),
+            )
         };
-        let (mut data, mut noisy, mut times, mut to_lq, mut skip, mut prompts) = (vec![], vec![], vec![], vec![], vec![], vec![]);
+        let (mut data, mut noisy, mut times, mut to_lq, mut skip, mut prompts) =
+            (vec![], vec![], vec![], vec![], vec![], vec![]);
         for sample in batch {
             let (alpha, beta, t) = self.level(rng);
-            let lq_target = self.config.stage != Stage::Prior && rng.random::<f64>() < self.config.denoise.lq_target;
-            let skipped = self.config.stage == Stage::Joint && rng.random::<f64>() < self.config.denoise.skip_adapter;
+            let lq_target = self.config.stage != Stage::Prior
+                && rng.random::<f64>() < self.config.denoise.lq_target;
+            let skipped = self.config.stage == Stage::Joint
+                && rng.random::<f64>() < self.config.denoise.skip_adapter;
             data.push(alpha);
             noisy.push(beta);
             times.push(t as f32);
             to_lq.push(f64::from(u8::from(lq_target)));
             skip.push(if skipped { 0.0 } else { 1.0 });
-            prompts.push(if lq_target { sample.descriptors.join(", ") } else { sample.caption.clone() });
+            prompts.push(if lq_target {
+                sample.descriptors.join(", ")
+            } else {
+                sample.caption.clone()
+            });
         }
         let to_lq = column(to_lq);
         let z0 = z_hq.clone() + (c_lq.clone() - z_hq) * to_lq;
@@ -186,14 +229,33 @@ impl Denoise {
             Prediction::Epsilon => n,
             Prediction::VPrediction => n * alpha - z0 * beta,
         };
-        let ids: Vec<Vec<u32>> = prompts.iter().map(|prompt| self.tokenizer.encode(prompt).ids).collect();
+        let ids: Vec<Vec<u32>> = prompts
+            .iter()
+            .map(|prompt| self.tokenizer.encode(prompt).ids)
+            .collect();
         let text = match &self.frozen {
-            Some((_, encoder)) => Text::Encoded(Conditioning { text: encoder.forward(&ids).last, added: None }),
+            Some((_, encoder)) => Text::Encoded(Conditioning {
+                text: encoder.forward(&ids).last,
+                added: None,
+            }),
             None => Text::Ids(ids),
         };
-        let scale = if self.config.stage == Stage::Joint { Scale::Each(column(skip)) } else { Scale::All(1.0) };
+        let scale = if self.config.stage == Stage::Joint {
+            Scale::Each(column(skip))
+        } else {
+            Scale::All(1.0)
+        };
         let t = Tensor::from_data(TensorData::new(times, [b]), (&self.device, DType::F32));
-        (Inputs { x, t, text, c_lq, scale }, target)
+        (
+            Inputs {
+                x,
+                t,
+                text,
+                c_lq,
+                scale,
+            },
+            target,
+        )
     }
 
     fn loss(&self, prediction: Tensor<4>, target: Tensor<4>) -> Tensor<1> {
@@ -207,20 +269,38 @@ impl Denoise {
 }
 
 /// The model's tokenizer, or one learned from the captions where the model has no vocabulary yet.
-fn tokenizer(config: &TrainConfig, folder: &Folder, text_json: &Value, length: usize) -> Result<ClipTokenizer, Error> {
+fn tokenizer(
+    config: &TrainConfig,
+    folder: &Folder,
+    text_json: &Value,
+    length: usize,
+) -> Result<ClipTokenizer, Error> {
     if folder.has("tokenizer/vocab.json") {
         return Ok(PriorModel::open_tokenizer(folder, length)?);
     }
-    let size = text_json.get("vocab_size").and_then(Value::as_u64).unwrap_or(0) as usize;
+    let size = text_json
+        .get("vocab_size")
+        .and_then(Value::as_u64)
+        .unwrap_or(0) as usize;
     let mut texts = Photos::open(&config.data, config.seed)?.captions();
     // Often enough that each of its words becomes one token.
-    texts.extend(vec!["low quality, low resolution, blurry, noisy, compressed".to_owned(); 64]);
+    texts.extend(vec![
+        "low quality, low resolution, blurry, noisy, compressed"
+            .to_owned();
+        64
+    ]);
     let (vocab, merges) = learn(&texts, size)?;
     let out = config.out.join("prior/tokenizer");
     write_atomically(&out.join("vocab.json"), vocab.as_bytes())?;
     write_atomically(&out.join("merges.txt"), merges.as_bytes())?;
     let settings = folder.json("tokenizer/tokenizer_config.json")?;
-    Ok(ClipTokenizer::new(vocab.as_bytes(), merges.as_bytes(), &settings, length, &out)?)
+    Ok(ClipTokenizer::new(
+        vocab.as_bytes(),
+        merges.as_bytes(),
+        &settings,
+        length,
+        &out,
+    )?)
 }
 
 impl Objective for Denoise {
@@ -228,42 +308,84 @@ impl Objective for Denoise {
         let folder = &self.folder;
         let mut stored = vec![];
         if self.frozen.is_none() {
-            stored.push(Stored { prefix: "unet", folder, file: format!("unet/{NETWORK_FILE}") });
-            stored.push(Stored { prefix: "text_encoder", folder, file: format!("text_encoder/{ENCODER_FILE}") });
+            stored.push(Stored {
+                prefix: "unet",
+                folder,
+                file: format!("unet/{NETWORK_FILE}"),
+            });
+            stored.push(Stored {
+                prefix: "text_encoder",
+                folder,
+                file: format!("text_encoder/{ENCODER_FILE}"),
+            });
         }
         let adapter = self.config.adapter_model.clone().map(Folder::Disk);
         if let Some(folder) = &adapter {
             let file = format!("restoration_adapter/{NETWORK_FILE}");
-            stored.push(Stored { prefix: "restoration_adapter", folder, file });
+            stored.push(Stored {
+                prefix: "restoration_adapter",
+                folder,
+                file,
+            });
             if self.config.stage == Stage::Adapter && folder.has(LORA_FILE) {
-                stored.push(Stored { prefix: "lora", folder, file: LORA_FILE.into() });
+                stored.push(Stored {
+                    prefix: "lora",
+                    folder,
+                    file: LORA_FILE.into(),
+                });
             }
         }
-        start_values(self.config.start, &stored, self.config.seed, &self.device, |w| self.networks(w).map(drop))
+        start_values(
+            self.config.start,
+            &stored,
+            self.config.seed,
+            &self.device,
+            |w| self.networks(w).map(drop),
+        )
     }
 
-    fn evaluate(&self, values: &Values, batch: &[Sample], rng: &mut ChaCha8Rng) -> Result<Evaluation, Error> {
+    fn evaluate(
+        &self,
+        values: &Values,
+        batch: &[Sample],
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Evaluation, Error> {
         let (inputs, target) = self.prepare(batch, rng);
         let w = Weights::tracked(values.clone(), &self.device);
         let taped = self.networks(&w)?;
         let plain = self.networks(&Weights::from_values(values.clone(), &self.device))?;
         let how = self.config.optimise.gradient;
-        let (loss, gradients) =
-            gradients(&plain, &taped, &inputs, &w, how, |prediction| self.loss(prediction, target));
+        let (loss, gradients) = gradients(&plain, &taped, &inputs, &w, how, |prediction| {
+            self.loss(prediction, target)
+        });
         Ok(Evaluation { loss, gradients })
     }
 
-    fn show(&self, values: &Values, shown: &Sample, rng: &mut ChaCha8Rng) -> Result<Vec<Image>, Error> {
+    fn show(
+        &self,
+        values: &Values,
+        shown: &Sample,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Vec<Image>, Error> {
         let networks = self.networks(&Weights::from_values(values.clone(), &self.device))?;
         let lq = tensor_from_images(&[&shown.lq], &self.device);
         let c_lq = self.vae.latent_from_image(lq);
         let text = self.tokenizer.encode("").ids;
         let encoder = networks.text_encoder.as_ref().expect("always there");
-        let conditioning = Conditioning { text: encoder.forward(&[text]).last, added: None };
+        let conditioning = Conditioning {
+            text: encoder.forward(&[text]).last,
+            added: None,
+        };
         let schedule = Schedule::from_strength(&self.scheduler, Space::Sigma, 8, 0.5)?;
-        let (alpha, beta) = (schedule.space.alpha(schedule.levels[0].sigma), schedule.space.beta(schedule.levels[0].sigma));
+        let (alpha, beta) = (
+            schedule.space.alpha(schedule.levels[0].sigma),
+            schedule.space.beta(schedule.levels[0].sigma),
+        );
         let z = c_lq.clone() * alpha + noise(c_lq.dims(), rng, &self.device) * beta;
-        let lq_features = networks.adapter.as_ref().map(|adapter| adapter.lq_features(&c_lq));
+        let lq_features = networks
+            .adapter
+            .as_ref()
+            .map(|adapter| adapter.lq_features(&c_lq));
         let denoiser = Denoising {
             unet: &networks.unet,
             adapter: networks.adapter.as_ref().zip(lq_features.as_ref()),
@@ -274,14 +396,29 @@ impl Objective for Denoise {
             scale: 1.0,
         };
         let mut sampler = SamplerKind::Euler.sampler();
-        let z = sample(sampler.as_mut(), &denoiser, &schedule, None, z, &mut || unreachable!("Euler draws nothing"), &mut |_| ());
-        Ok(vec![shown.hq.clone(), shown.lq.clone(), image_from_tensor(self.vae.image_from_latent(z))])
+        let z = sample(
+            sampler.as_mut(),
+            &denoiser,
+            &schedule,
+            None,
+            z,
+            &mut || unreachable!("Euler draws nothing"),
+            &mut |_| (),
+        );
+        Ok(vec![
+            shown.hq.clone(),
+            shown.lq.clone(),
+            image_from_tensor(self.vae.image_from_latent(z)),
+        ])
     }
 
     fn save(&self, values: &Values, _samples: &[Sample], folder: &Path) -> Result<(), Error> {
         let metadata = Metadata::new();
         if self.frozen.is_none() {
-            for (part, file, config) in [("unet", NETWORK_FILE, &self.unet_json), ("text_encoder", ENCODER_FILE, &self.text_json)] {
+            for (part, file, config) in [
+                ("unet", NETWORK_FILE, &self.unet_json),
+                ("text_encoder", ENCODER_FILE, &self.text_json),
+            ] {
                 let to = folder.join("prior").join(part);
                 save_safetensors(&to.join(file), &below(values, part), DType::F32, &metadata)?;
                 let json = serde_json::to_vec_pretty(config).expect("plain JSON");
@@ -289,9 +426,20 @@ impl Objective for Denoise {
             }
         }
         if let (Some(config), true) = (&self.config.adapter, self.config.stage != Stage::Prior) {
-            let lora = self.config.lora.as_ref().filter(|_| self.config.stage == Stage::Adapter);
+            let lora = self
+                .config
+                .lora
+                .as_ref()
+                .filter(|_| self.config.stage == Stage::Adapter);
             let folder = folder.join("adapter");
-            AdapterFolder::save(&folder, config, &below(values, "restoration_adapter"), lora, &below(values, "lora"), DType::F32)?;
+            AdapterFolder::save(
+                &folder,
+                config,
+                &below(values, "restoration_adapter"),
+                lora,
+                &below(values, "lora"),
+                DType::F32,
+            )?;
         }
         Ok(())
     }

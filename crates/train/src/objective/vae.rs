@@ -53,7 +53,11 @@ impl Vae {
     }
 
     fn network(&self, w: &Weights) -> Result<AutoencoderKl, Error> {
-        Ok(AutoencoderKl::from_json(&self.json, &self.path, &w.at("vae"))?)
+        Ok(AutoencoderKl::from_json(
+            &self.json,
+            &self.path,
+            &w.at("vae"),
+        )?)
     }
 
     /// The loss of a batch of pictures in `[-1, 1]`.
@@ -79,34 +83,63 @@ impl Vae {
 
 impl Objective for Vae {
     fn initial(&self) -> Result<Values, Error> {
-        let stored = Stored { prefix: "vae", folder: &self.folder, file: format!("vae/{NETWORK_FILE}") };
-        start_values(self.start, &[stored], self.seed, &self.device, |w| self.network(w).map(drop))
+        let stored = Stored {
+            prefix: "vae",
+            folder: &self.folder,
+            file: format!("vae/{NETWORK_FILE}"),
+        };
+        start_values(self.start, &[stored], self.seed, &self.device, |w| {
+            self.network(w).map(drop)
+        })
     }
 
-    fn evaluate(&self, values: &Values, batch: &[Sample], rng: &mut ChaCha8Rng) -> Result<Evaluation, Error> {
+    fn evaluate(
+        &self,
+        values: &Values,
+        batch: &[Sample],
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Evaluation, Error> {
         let w = Weights::tracked(values.clone(), &self.device);
         let vae = self.network(&w)?;
         let images: Vec<&Image> = batch.iter().map(|sample| &sample.hq).collect();
         let loss = self.loss(&vae, tensor_from_images(&images, &self.device), rng);
         let mut tape = loss.backward();
-        Ok(Evaluation { loss: f64::from(loss.into_scalar::<f32>()), gradients: w.gradients(&mut tape) })
+        Ok(Evaluation {
+            loss: f64::from(loss.into_scalar::<f32>()),
+            gradients: w.gradients(&mut tape),
+        })
     }
 
-    fn show(&self, values: &Values, sample: &Sample, _rng: &mut ChaCha8Rng) -> Result<Vec<Image>, Error> {
+    fn show(
+        &self,
+        values: &Values,
+        sample: &Sample,
+        _rng: &mut ChaCha8Rng,
+    ) -> Result<Vec<Image>, Error> {
         let vae = self.network(&Weights::from_values(values.clone(), &self.device))?;
         let x = tensor_from_images(&[&sample.hq], &self.device);
-        Ok(vec![sample.hq.clone(), image_from_tensor(vae.decode(vae.encode(x).mean))])
+        Ok(vec![
+            sample.hq.clone(),
+            image_from_tensor(vae.decode(vae.encode(x).mean)),
+        ])
     }
 
     /// Writes `prior/vae/`, with `scaling_factor` and `shift_factor` such that the latents of `samples` have
     /// mean 0 and variance 1.
     fn save(&self, values: &Values, samples: &[Sample], folder: &Path) -> Result<(), Error> {
         let part = folder.join("prior/vae");
-        save_safetensors(&part.join(NETWORK_FILE), &below(values, "vae"), DType::F32, &Metadata::new())?;
+        save_safetensors(
+            &part.join(NETWORK_FILE),
+            &below(values, "vae"),
+            DType::F32,
+            &Metadata::new(),
+        )?;
         let vae = self.network(&Weights::from_values(values.clone(), &self.device))?;
         let (mut n, mut sum, mut squares) = (0_usize, 0.0, 0.0);
         for sample in samples {
-            let mean = vae.encode(tensor_from_images(&[&sample.hq], &self.device)).mean;
+            let mean = vae
+                .encode(tensor_from_images(&[&sample.hq], &self.device))
+                .mean;
             for v in mean.into_data().try_into_vec::<f32>().expect("f32 latents") {
                 n += 1;
                 sum += f64::from(v);
@@ -119,6 +152,9 @@ impl Objective for Vae {
         json["scaling_factor"] = json!(scale);
         json["shift_factor"] = json!(shift);
         let json = serde_json::to_vec_pretty(&json).expect("plain JSON");
-        Ok(priors::weights::write_atomically(&part.join("config.json"), &json)?)
+        Ok(priors::weights::write_atomically(
+            &part.join("config.json"),
+            &json,
+        )?)
     }
 }

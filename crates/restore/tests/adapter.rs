@@ -1,0 +1,305 @@
+//! The adapter's laws (`design/style.md`): what it leaves alone, what it counts, how it is stored.
+
+use std::path::Path;
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use priors::{
+    flow::{Conditioning, Prior},
+    nn::Bare,
+    unet::Unet,
+    weights::{SafetensorsFile, Values, Weights, save_safetensors},
+};
+use restore::{
+    adapter::{AdapterConfig, BlockKind, CLASS_NAME, RestorationAdapter, Scale},
+    lora::{Lora, LoraConfig, self_attention_targets},
+};
+use serde_json::{Value, json};
+
+fn tiny() -> Value {
+    json!({
+        "_class_name": "UNet2DConditionModel",
+        "addition_embed_type": null,
+        "attention_head_dim": [1, 1, 2],
+        "block_out_channels": [8, 16, 24],
+        "cross_attention_dim": 12,
+        "down_block_types": ["DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"],
+        "in_channels": 4,
+        "layers_per_block": 1,
+        "norm_eps": 1e-5,
+        "norm_num_groups": 4,
+        "out_channels": 4,
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
+        "use_linear_projection": true
+    })
+}
+
+fn unet(w: &Weights) -> Unet {
+    Unet::from_json(&tiny(), Path::new("tiny"), w).expect("supported")
+}
+
+fn config(block: BlockKind, after: Vec<usize>) -> AdapterConfig {
+    AdapterConfig {
+        class_name: CLASS_NAME.into(),
+        block,
+        after,
+        lq_channels: 4,
+        d_emb: 32,
+        groups: 4,
+    }
+}
+
+const KINDS: [BlockKind; 4] = [BlockKind::D1, BlockKind::D2, BlockKind::D3, BlockKind::D4];
+
+fn field<const D: usize>(shape: [usize; D], seed: u32) -> Tensor<D> {
+    let n: usize = shape.iter().product();
+    let value = |i: usize| {
+        let x = (i as u32)
+            .wrapping_mul(2_654_435_761)
+            .wrapping_add(seed.wrapping_mul(97_531));
+        f64::from(x ^ (x >> 15)) / 2_147_483_648.0 - 1.0
+    };
+    let values: Vec<f32> = (0..n).map(|i| value(i) as f32).collect();
+    Tensor::from_data(
+        TensorData::new(values, shape),
+        (&Device::flex(), DType::F32),
+    )
+}
+
+struct Inputs {
+    x: Tensor<4>,
+    t: Tensor<1>,
+    conditioning: Conditioning,
+    c_lq: Tensor<4>,
+}
+
+fn inputs() -> Inputs {
+    Inputs {
+        x: field([2, 4, 16, 8], 1),
+        t: Tensor::from_floats([981.0, 7.0], &Device::flex()),
+        conditioning: Conditioning {
+            text: field([2, 5, 12], 2),
+            added: None,
+        },
+        c_lq: field([2, 4, 16, 8], 3),
+    }
+}
+
+fn bits(x: Tensor<4>) -> Vec<u32> {
+    x.into_data()
+        .try_into_vec::<f32>()
+        .expect("f32")
+        .into_iter()
+        .map(f32::to_bits)
+        .collect()
+}
+
+fn run(unet: &Unet, adapter: &RestorationAdapter, scale: &Scale) -> Tensor<4> {
+    let Inputs {
+        x,
+        t,
+        conditioning,
+        c_lq,
+    } = inputs();
+    let flow = unet.enter(x, t, &conditioning);
+    adapter.forward(unet, flow, &adapter.lq_features(&c_lq), scale, &Bare)
+}
+
+fn bare(unet: &Unet) -> Tensor<4> {
+    let Inputs {
+        x, t, conditioning, ..
+    } = inputs();
+    unet.forward(x, t, &conditioning, &Bare)
+}
+
+#[test]
+fn a_fresh_adapter_and_scale_zero_are_the_bare_prior_bit_for_bit() {
+    let device = Device::flex();
+    let unet = unet(&Weights::formula(&device));
+    let plain = bits(bare(&unet));
+    for kind in KINDS {
+        let config = config(kind, vec![0, 1, 2, 3, 4]);
+        let fresh =
+            RestorationAdapter::new(config.clone(), unet.sites(), &Weights::seeded(0, &device))
+                .expect("fits");
+        assert!(
+            bits(run(&unet, &fresh, &Scale::All(1.0))) == plain,
+            "fresh {kind:?}"
+        );
+        let trained = RestorationAdapter::new(config, unet.sites(), &Weights::formula(&device))
+            .expect("fits");
+        assert!(
+            bits(run(&unet, &trained, &Scale::All(0.0))) == plain,
+            "scale 0, {kind:?}"
+        );
+        assert!(
+            bits(run(&unet, &trained, &Scale::All(1.0))) != plain,
+            "a trained {kind:?} does something"
+        );
+    }
+}
+
+#[test]
+fn a_sample_scaled_to_zero_is_the_bare_prior_and_its_neighbour_is_not() {
+    let device = Device::flex();
+    let unet = unet(&Weights::formula(&device));
+    let config = config(BlockKind::D1, vec![0, 2, 4]);
+    let adapter =
+        RestorationAdapter::new(config, unet.sites(), &Weights::formula(&device)).expect("fits");
+    let scale = Tensor::<4>::from_data([[[[0.0_f32]]], [[[1.0]]]], (&device, DType::F32));
+    let mixed = run(&unet, &adapter, &Scale::Each(scale));
+    let plain = bare(&unet);
+    let sample = |x: &Tensor<4>, i| bits(x.clone().narrow(0, i, 1));
+    assert!(sample(&mixed, 0) == sample(&plain, 0));
+    assert!(sample(&mixed, 1) != sample(&plain, 1));
+}
+
+#[test]
+fn a_fresh_lora_and_strength_zero_are_the_bare_prior_bit_for_bit() {
+    let device = Device::flex();
+    let w = Weights::formula(&device);
+    let unet = unet(&w);
+    let targets = self_attention_targets(&w.shapes());
+    assert!(!targets.is_empty());
+    let lora = LoraConfig {
+        rank: 4,
+        alpha: 4.0,
+    };
+    let Inputs {
+        x, t, conditioning, ..
+    } = inputs();
+    let with = |lora: &Lora| bits(unet.forward(x.clone(), t.clone(), &conditioning, lora));
+    let fresh = Lora::new(&lora, &targets, &Weights::seeded(0, &device)).expect("fits");
+    assert!(with(&fresh) == bits(bare(&unet)));
+    let trained = Lora::new(&lora, &targets, &Weights::formula(&device)).expect("fits");
+    assert!(with(&trained.clone().with_strength(0.0)) == bits(bare(&unet)));
+    assert!(with(&trained) != bits(bare(&unet)));
+}
+
+#[test]
+fn adapters_stand_where_the_configuration_says() {
+    let device = Device::flex();
+    let unet = unet(&Weights::formula(&device));
+    let names: Vec<&str> = unet.sites().iter().map(|site| site.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "down_blocks.0",
+            "down_blocks.1",
+            "down_blocks.2",
+            "mid_block",
+            "up_blocks.0",
+            "up_blocks.1",
+            "up_blocks.2"
+        ]
+    );
+    let downscale: Vec<usize> = unet.sites().iter().map(|site| site.downscale).collect();
+    assert_eq!(downscale, [2, 4, 4, 4, 2, 1, 1]);
+    let one = |block| {
+        let adapter = RestorationAdapter::new(
+            config(BlockKind::D3, vec![block]),
+            unet.sites(),
+            &Weights::formula(&device),
+        );
+        bits(run(&unet, &adapter.expect("fits"), &Scale::All(1.0)))
+    };
+    assert!(one(0) != one(4));
+    for wrong in [vec![9], vec![2, 1], vec![1, 1]] {
+        let refused = RestorationAdapter::new(
+            config(BlockKind::D3, wrong),
+            unet.sites(),
+            &Weights::formula(&device),
+        );
+        let why = refused.expect_err("no such place").to_string();
+        assert!(why.contains("use the adapter's own prior"), "{why}");
+    }
+}
+
+#[test]
+fn parameter_counts_at_the_size_of_sdxl_are_those_of_the_paper() {
+    let sdxl = json!({
+        "_class_name": "UNet2DConditionModel",
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+        "attention_head_dim": [5, 10, 20], "block_out_channels": [320, 640, 1280], "cross_attention_dim": 2048,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "in_channels": 4, "layers_per_block": 2, "norm_eps": 1e-5, "norm_num_groups": 32, "out_channels": 4,
+        "transformer_layers_per_block": [1, 2, 10],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "use_linear_projection": true
+    });
+    let device = Device::flex();
+    let w = Weights::blank(&device);
+    let unet = Unet::from_json(&sdxl, Path::new("sdxl"), &w).expect("supported");
+    assert_eq!((w.count(), w.shapes().len()), (2_567_463_684, 1680));
+    let lora_w = Weights::blank(&device);
+    let lora = LoraConfig {
+        rank: 32,
+        alpha: 32.0,
+    };
+    Lora::new(&lora, &self_attention_targets(&w.shapes()), &lora_w).expect("fits");
+    assert_eq!(lora_w.count(), 21_299_200);
+    let total = |block| {
+        let config = AdapterConfig {
+            class_name: CLASS_NAME.into(),
+            block,
+            after: vec![0, 1, 2, 3, 4, 5],
+            lq_channels: 4,
+            d_emb: 1280,
+            groups: 32,
+        };
+        let w = Weights::blank(&device);
+        RestorationAdapter::new(config, unet.sites(), &w).expect("fits");
+        w.count() + lora_w.count()
+    };
+    assert_eq!(total(BlockKind::D1), 156_933_120);
+    assert_eq!(total(BlockKind::D2), 156_139_520);
+    assert_eq!(total(BlockKind::D3), 157_904_640);
+    assert_eq!(total(BlockKind::D4), 155_812_800);
+}
+
+#[test]
+fn a_stored_adapter_is_the_same_and_a_wrong_file_is_named() {
+    let device = Device::flex();
+    let unet = unet(&Weights::formula(&device));
+    let config = config(BlockKind::D3, vec![0, 4]);
+    let seeded = Weights::seeded(5, &device);
+    RestorationAdapter::new(config.clone(), unet.sites(), &seeded).expect("fits");
+    let mut values: Values = seeded.made();
+    // Not zero, so that the adapter does something.
+    for (name, value) in &mut values {
+        if name.contains("zero_linear.weight") {
+            *value = TensorData::new(vec![0.01_f32; value.num_elements()], value.shape().clone());
+        }
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("adapter.safetensors");
+    let open = || {
+        Weights::from_files(&[path.clone()], priors::weights::Precision::Stored, &device)
+            .expect("opens")
+    };
+    let run_from = |w: &Weights| {
+        let adapter = RestorationAdapter::new(config.clone(), unet.sites(), w)?;
+        w.finish()?;
+        Ok::<_, restore::Error>(bits(run(&unet, &adapter, &Scale::All(1.0))))
+    };
+    save_safetensors(&path, &values, DType::F32, &Default::default()).expect("saves");
+    let before = run_from(&Weights::from_values(values.clone(), &device)).expect("runs");
+    assert!(run_from(&open()).expect("runs") == before);
+
+    let name = values.keys().next().expect("some").clone();
+    let taken = values.remove(&name).expect("there");
+    save_safetensors(&path, &values, DType::F32, &Default::default()).expect("saves");
+    let why = run_from(&open()).expect_err("one is missing").to_string();
+    assert!(why.contains(&name) && why.contains("missing"), "{why}");
+    values.insert(name, taken.clone());
+    values.insert("stray".into(), taken);
+    save_safetensors(&path, &values, DType::F32, &Default::default()).expect("saves");
+    let why = run_from(&open()).expect_err("one is unused").to_string();
+    assert!(why.contains("stray"), "{why}");
+    assert_eq!(
+        SafetensorsFile::open(&path)
+            .expect("opens")
+            .metadata("format"),
+        Some("pt")
+    );
+}
