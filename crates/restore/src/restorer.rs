@@ -17,6 +17,7 @@ use priors::{
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
+use serde::Serialize;
 
 use crate::{
     Error,
@@ -30,7 +31,8 @@ use crate::{
 };
 
 /// Where the sampler starts.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Start {
     /// From pure noise.
     Noise,
@@ -42,7 +44,8 @@ pub enum Start {
 }
 
 /// What is done to the colours of the result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ColourFix {
     /// Nothing.
     None,
@@ -53,7 +56,7 @@ pub enum ColourFix {
 }
 
 /// How a picture is restored.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RestoreOptions {
     /// The result is this many times larger than the input.
     pub scale: f64,

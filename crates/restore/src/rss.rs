@@ -10,11 +10,13 @@
 //! in sigma space, where the signal has weight 1; elsewhere the target is scaled by the signal's weight.
 
 use burn::tensor::Tensor;
+use serde::Serialize;
 
 use crate::schedule::Space;
 
 /// What the state is pulled towards, and by how much of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RssMode {
     /// `z' + k (c - z')`, as printed.
     Literal,
@@ -25,7 +27,7 @@ pub enum RssMode {
 }
 
 /// Restoration guidance.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Rss {
     /// `w` for a hundred steps; the paper's is 0.05.
     pub weight: f64,

@@ -1,6 +1,6 @@
 //! `reclair restore IN... -o OUT`: restores pictures.
 
-use std::path::PathBuf;
+use std::{io::Write, path::PathBuf, time::Instant};
 
 use burn::tensor::Device;
 use clap::{Parser, ValueEnum};
@@ -78,6 +78,9 @@ pub(super) struct Args {
     /// What is done to the colours of the result.
     #[arg(long, value_enum, default_value_t = Colour::None)]
     colour: Colour,
+    /// Print a JSON line for each picture: what was done, how long it took, how far from the input's latent it ended.
+    #[arg(long)]
+    json: bool,
     /// Threads; all cores by default.
     #[arg(long)]
     threads: Option<usize>,
@@ -182,15 +185,23 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let restorer = args.restorer()?;
     let options = args.options();
     let mut said = false;
-    each(&jobs, |job| one(job, &restorer, &options, &mut said))
+    each(&jobs, |job| {
+        let line = one(job, &restorer, &options, &mut said)?;
+        if args.json {
+            writeln!(std::io::stdout(), "{line}")?;
+        }
+        Ok(())
+    })
 }
 
+/// Restores one picture; returns what was done.
 fn one(
     job: &Job,
     restorer: &Restorer,
     options: &RestoreOptions,
     said: &mut bool,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<serde_json::Value> {
+    let started = Instant::now();
     let image = pixels::io::open(&job.input)?;
     pixels::io::Format::from_path(&job.output)?;
     make_folder_for(&job.output)?;
@@ -209,5 +220,13 @@ fn one(
     let restored = restored?;
     pixels::io::save(&restored.image, &job.output)?;
     eprintln!("{} -> {}", job.input.display(), job.output.display());
-    Ok(())
+    Ok(serde_json::json!({
+        "input": job.input,
+        "output": job.output,
+        "width": restored.image.width,
+        "height": restored.image.height,
+        "seconds": started.elapsed().as_secs_f64(),
+        "latent_distance": restored.distance,
+        "options": options,
+    }))
 }

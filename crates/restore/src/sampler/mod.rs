@@ -4,6 +4,7 @@ mod ddim;
 mod euler;
 
 use burn::tensor::Tensor;
+use serde::Serialize;
 
 pub use ddim::Ddim;
 pub use euler::Euler;
@@ -37,7 +38,8 @@ pub trait Sampler {
 }
 
 /// The samplers there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SamplerKind {
     /// First order, deterministic, in sigma or flow space.
     Euler,

@@ -1,0 +1,368 @@
+//! `restore`, `degrade` and `eval` on pictures.
+
+mod program;
+
+use program::{copy, mini, picture, reclair, refuses, said, save, text, works};
+use serde_json::Value;
+
+fn quick<'a>(input: &'a str, output: &'a str) -> Vec<&'a str> {
+    vec!["restore", input, "-o", output, "--steps", "2"]
+}
+
+#[test]
+fn a_picture_keeps_its_size_alpha_and_name() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut image = picture(70, 45);
+    image.alpha = Some((0..70 * 45).map(|i| (i % 256) as f32 / 255.0).collect());
+    let input = save(folder.path(), "with alpha.png", &image);
+    let out = folder.path().join("results/");
+    works(&quick(text(&input), &format!("{}/", text(&out))));
+    let restored = pixels::io::open(out.join("with alpha.png")).expect("a picture");
+    assert_eq!((restored.width, restored.height), (70, 45));
+    assert_eq!(restored.alpha, image.alpha);
+    assert_ne!(restored.rgb, image.rgb);
+}
+
+#[test]
+fn one_pixel_is_restored() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let input = save(folder.path(), "dot.png", &picture(1, 1));
+    let out = folder.path().join("out.png");
+    works(&quick(text(&input), text(&out)));
+    let restored = pixels::io::open(&out).expect("a picture");
+    assert_eq!((restored.width, restored.height), (1, 1));
+}
+
+#[test]
+fn scale_enlarges() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let input = save(folder.path(), "in.png", &picture(33, 20));
+    let out = folder.path().join("out.png");
+    let mut args = quick(text(&input), text(&out));
+    args.extend(["--scale", "2.5"]);
+    works(&args);
+    let restored = pixels::io::open(&out).expect("a picture");
+    assert_eq!((restored.width, restored.height), (83, 50));
+}
+
+#[test]
+fn the_same_bytes_at_one_and_two_threads_and_with_the_same_seed() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let input = save(folder.path(), "in.png", &picture(100, 60));
+    let run = |name: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        let mut args = quick(text(&input), text(&out));
+        args.extend(more);
+        works(&args);
+        std::fs::read(&out).expect("written")
+    };
+    let one = run("1.png", &["--threads", "1"]);
+    assert!(
+        one == run("2.png", &["--threads", "2"]),
+        "threads change the picture"
+    );
+    assert!(
+        one == run("again.png", &[]),
+        "the same seed gives other bytes"
+    );
+    assert!(
+        one != run("other.png", &["--seed", "1"]),
+        "the seed does nothing"
+    );
+}
+
+#[test]
+fn a_descriptor_moves_the_picture() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let input = save(folder.path(), "in.png", &picture(64, 64));
+    let run = |name: &str, prompt: &str| {
+        let out = folder.path().join(name);
+        let mut args = quick(text(&input), text(&out));
+        args.extend(["--prompt", prompt]);
+        works(&args);
+        pixels::io::open(&out).expect("a picture")
+    };
+    let null = run("null.png", "");
+    let bad = run("bad.png", "low quality, noisy, compressed");
+    let psnr = pixels::score::psnr(&bad, &null, pixels::colour::Luma::Rgb).expect("same size");
+    assert!(psnr < 60.0, "the prompt moves nothing: {psnr} dB");
+}
+
+#[test]
+fn inactive_guidance_is_said_and_active_guidance_is_not() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let input = save(folder.path(), "in.png", &picture(32, 32));
+    let out = folder.path().join("out.png");
+    let run = |steps: &str, start: &str| {
+        let (input, out) = (text(&input), text(&out));
+        let guided = ["--rss-weight", "0.05", "--steps", steps, "--start", start];
+        said(&works(
+            &[&["restore", input, "-o", out], &guided[..]].concat(),
+        ))
+    };
+    assert!(run("2", "lq").contains("guidance is inactive"));
+    assert!(!run("20", "noise").contains("inactive"));
+}
+
+#[test]
+fn a_bad_file_stops_no_other_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let input = folder.path().join("in");
+    std::fs::create_dir(&input).expect("makes the folder");
+    save(&input, "good.png", &picture(24, 24));
+    std::fs::write(input.join("empty.png"), []).expect("writes");
+    std::fs::write(input.join("text.png"), "this is text").expect("writes");
+    std::fs::write(input.join("notes.md"), "no picture").expect("writes");
+    let whole = pixels::io::encode(&picture(64, 64), pixels::io::Format::Jpeg, "x.jpg".as_ref())
+        .expect("encodes");
+    std::fs::write(input.join("cut.jpg"), &whole[..whole.len() / 2]).expect("writes");
+    let mut header = std::fs::read(input.join("good.png")).expect("reads");
+    // 60,000 x 60,000 in the header; its checksum is then wrong too, so a whole fixture is in pixels/tests.
+    header[16..24].copy_from_slice(&[0, 0, 0xEA, 0x60, 0, 0, 0xEA, 0x60]);
+    std::fs::write(input.join("huge.png"), header).expect("writes");
+    let out = folder.path().join("out");
+    let output = reclair(quick(text(&input), text(&out)));
+    let text = said(&output);
+    assert!(!output.status.success());
+    assert_eq!(
+        text.lines()
+            .filter(|line| line.starts_with("error: "))
+            .count(),
+        5,
+        "four files and the sum: {text}"
+    );
+    assert!(
+        text.contains("skipped 1 files that are no pictures by name: notes.md"),
+        "{text}"
+    );
+    assert!(text.contains("4 of 5 pictures failed"), "{text}");
+    let left: Vec<_> = std::fs::read_dir(&out)
+        .expect("made")
+        .map(|e| e.expect("entry").file_name())
+        .collect();
+    assert_eq!(left, ["good.png"]);
+}
+
+#[test]
+fn the_hostile_files_of_pixels_are_refused_one_by_one() {
+    let bad = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../pixels/tests/bad");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = reclair(quick(text(&bad), text(folder.path())));
+    let text = said(&output);
+    assert!(
+        !output.status.success() && !text.contains("panicked"),
+        "{text}"
+    );
+    let pictures = std::fs::read_dir(&bad)
+        .expect("committed")
+        .filter(|e| pixels::io::is_picture_name(&e.as_ref().expect("entry").path()))
+        .count();
+    let errors = text
+        .lines()
+        .filter(|line| line.starts_with("error: "))
+        .count();
+    assert_eq!(errors, pictures + 1, "one line each and the sum: {text}");
+    assert_eq!(
+        std::fs::read_dir(folder.path()).expect("there").count(),
+        0,
+        "nothing half-written"
+    );
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_said() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let input = save(folder.path(), "in.png", &picture(16, 16));
+    let below_a_file = input.join("out.png");
+    let line = refuses(&quick(text(&input), text(&below_a_file)));
+    assert!(line.contains("cannot be made"), "{line}");
+    let line = refuses(&quick(text(&input), text(&folder.path().join("out.xyz"))));
+    assert!(line.contains("out.xyz"), "{line}");
+}
+
+#[test]
+fn a_damaged_prior_is_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let input = save(folder.path(), "in.png", &picture(16, 16));
+    let out = folder.path().join("out.png");
+    let prior = folder.path().join("prior");
+    let run = || {
+        let mut args = quick(text(&input), text(&out));
+        args.extend(["--prior", text(&prior), "--adapter", "none"]);
+        refuses(&args)
+    };
+    assert!(
+        run().contains("unet/diffusion_pytorch_model.safetensors"),
+        "a missing file"
+    );
+    let whole = mini().join("prior");
+    let unet = prior.join("unet/diffusion_pytorch_model.safetensors");
+    let fresh = || {
+        let _ = std::fs::remove_dir_all(&prior);
+        copy(&whole, &prior);
+        std::fs::read(&unet).expect("copied")
+    };
+    let bytes = fresh();
+    std::fs::write(&unet, &bytes[..bytes.len() - 1000]).expect("writes");
+    assert!(run().contains("no whole safetensors file"), "truncated");
+    let mut lying = fresh();
+    lying[..8].copy_from_slice(&(1_u64 << 40).to_le_bytes());
+    std::fs::write(&unet, lying).expect("writes");
+    assert!(
+        run().contains("no whole safetensors file"),
+        "a lying header length"
+    );
+    fresh();
+    std::fs::write(&unet, b"PK\x03\x04 a zip").expect("writes");
+    assert!(run().contains("pickle"), "a pickle");
+    fresh();
+    let config = prior.join("unet/config.json");
+    let json = std::fs::read_to_string(&config).expect("copied");
+    std::fs::write(&config, json.replace("\"silu\"", "\"mish\"")).expect("writes");
+    assert!(run().contains("mish"), "an unsupported activation");
+    std::fs::write(&config, json.replace("160", "192")).expect("writes");
+    let line = run();
+    assert!(
+        line.contains("does not fit its config.json") || line.contains("divided"),
+        "{line}"
+    );
+    assert!(!out.exists());
+}
+
+#[test]
+fn impossible_options_are_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let input = save(folder.path(), "in.png", &picture(16, 16));
+    let out = folder.path().join("out.png");
+    for (more, word) in [
+        (["--steps", "0"], "steps"),
+        (["--strength", "1.5"], "strength"),
+        (["--scale", "0"], "scale"),
+        (["--threads", "0"], "threads"),
+        (["--rss-weight", "7"], "rss-weight"),
+    ] {
+        let mut args = vec!["restore", text(&input), "-o", text(&out)];
+        args.extend(more);
+        let line = refuses(&args);
+        assert!(line.contains(word), "{more:?}: {line}");
+    }
+    let line = refuses(&[
+        "restore",
+        text(&folder.path().join("none.png")),
+        "-o",
+        text(&out),
+    ]);
+    assert!(line.contains("none.png"), "{line}");
+}
+
+#[test]
+fn degrade_repeats_itself_and_says_what_it_drew() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let input = save(folder.path(), "in.png", &picture(96, 64));
+    let run = |name: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        let mut args = vec![
+            "degrade",
+            text(&input),
+            "-o",
+            text(&out),
+            "--preset",
+            "mixture",
+        ];
+        args.extend(more);
+        let line: Value = serde_json::from_slice(&works(&args).stdout).expect("a JSON line");
+        (std::fs::read(&out).expect("written"), line)
+    };
+    let (first, line) = run("1.png", &["--seed", "3"]);
+    assert!(first == run("2.png", &["--seed", "3"]).0);
+    assert!(first != run("3.png", &["--seed", "4"]).0);
+    let words: Vec<&str> = line["descriptors"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    assert_eq!(
+        words,
+        [
+            "low quality",
+            "low resolution",
+            "blurry",
+            "noisy",
+            "compressed"
+        ]
+    );
+    let small = folder.path().join("small.png");
+    works(&[
+        "degrade",
+        text(&input),
+        "-o",
+        text(&small),
+        "--preset",
+        "x8",
+        "--small",
+    ]);
+    let small = pixels::io::open(&small).expect("a picture");
+    assert_eq!((small.width, small.height), (12, 8));
+    assert!(
+        refuses(&[
+            "degrade",
+            text(&input),
+            "-o",
+            "x.png",
+            "--preset",
+            "nonsense"
+        ])
+        .contains("nonsense")
+    );
+}
+
+#[test]
+fn eval_prints_the_promised_json() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (restored, reference) = (
+        folder.path().join("restored"),
+        folder.path().join("reference"),
+    );
+    for (folder, bright) in [(&restored, 0.02), (&reference, 0.0)] {
+        std::fs::create_dir(folder).expect("makes the folder");
+        let mut image = picture(128, 128);
+        image
+            .rgb
+            .iter_mut()
+            .for_each(|v| *v = (*v + bright).min(1.0));
+        save(folder, "a.png", &image);
+        save(folder, "b.png", &picture(128, 112));
+    }
+    let args = [
+        "eval",
+        "--restored",
+        text(&restored),
+        "--reference",
+        text(&reference),
+        "--json",
+    ];
+    let json: Value = serde_json::from_slice(&works(&args).stdout).expect("JSON");
+    assert_eq!(json["images"][0]["name"], "a");
+    assert!((json["images"][1]["psnr"].as_f64().expect("a number") - 80.0).abs() < 1e-6);
+    assert!((json["images"][1]["detail"].as_f64().expect("a number") - 1.0).abs() < 1e-9);
+    let mean = (json["images"][0]["psnr"].as_f64().expect("a number") + 80.0) / 2.0;
+    assert!((json["mean"]["psnr"].as_f64().expect("a number") - mean).abs() < 1e-9);
+    for metric in ["psnr", "ssim", "niqe", "detail"] {
+        assert!(json["mean"][metric].is_number(), "{metric}");
+    }
+    let line = refuses(&["eval", "--restored", text(&restored), "--metrics", "psnr"]);
+    assert!(line.contains("--reference"), "{line}");
+}
+
+#[test]
+fn info_counts_the_embedded_prior() {
+    let json: Value = serde_json::from_slice(&works(&["info", "--json"]).stdout).expect("JSON");
+    for part in ["unet", "vae", "text_encoder", "restoration_adapter", "lora"] {
+        assert!(
+            json["parameters"][part].as_u64().expect("a count") > 10_000,
+            "{part}"
+        );
+    }
+    assert!(!json["sites"].as_array().expect("a list").is_empty());
+}
