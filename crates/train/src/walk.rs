@@ -53,6 +53,7 @@ pub struct Inputs {
 
 /// The text of a batch.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one exists at a time")]
 pub enum Text {
     /// To be encoded by the text encoder that trains.
     Ids(Vec<Vec<u32>>),

@@ -24,11 +24,11 @@ use crate::{
 #[derive(Clone, Debug)]
 enum Body {
     Conv(Conv2d),
-    Resnet(Resnet),
-    Attention(GroupNorm, Attention),
+    Resnet(Box<Resnet>),
+    Attention(Box<(GroupNorm, Attention)>),
     Down(Conv2d),
     Up(Conv2d),
-    Out(GroupNorm, Conv2d),
+    Out(Box<(GroupNorm, Conv2d)>),
 }
 
 #[derive(Clone, Debug)]
@@ -42,7 +42,8 @@ impl Segment {
         match &self.body {
             Body::Conv(conv) | Body::Down(conv) => conv.forward(x),
             Body::Resnet(resnet) => resnet.forward(x, None),
-            Body::Attention(norm, attention) => {
+            Body::Attention(parts) => {
+                let (norm, attention) = &**parts;
                 let [b, c, h, w] = x.dims();
                 let tokens = norm
                     .forward(x.clone())
@@ -54,7 +55,7 @@ impl Segment {
                     .reshape([b, c, h, w])
             }
             Body::Up(conv) => conv.forward(kernels::upsample_nearest2x(x)),
-            Body::Out(norm, conv) => conv.forward(norm.silu(x)),
+            Body::Out(parts) => parts.1.forward(parts.0.silu(x)),
         }
     }
 }
@@ -246,7 +247,7 @@ impl Builder<'_> {
             eps: 1e-6,
         };
         let resnet = Resnet::new(&self.w.at(&path), config)?;
-        self.push(path, Body::Resnet(resnet));
+        self.push(path, Body::Resnet(Box::new(resnet)));
         Ok(())
     }
 
@@ -258,7 +259,7 @@ impl Builder<'_> {
             let norm = GroupNorm::new(&w.at("group_norm"), self.config.norm_num_groups, c, 1e-6)?;
             self.push(
                 path,
-                Body::Attention(norm, Attention::new(&w, c, c, 1, Bias::With)?),
+                Body::Attention(Box::new((norm, Attention::new(&w, c, c, 1, Bias::With)?))),
             );
         }
         self.resnet(format!("{side}.mid_block.resnets.1"), c, c)
@@ -273,7 +274,7 @@ impl Builder<'_> {
         )?;
         let path = format!("{side}.conv_out");
         let conv = Conv2d::new(&self.w.at(&path), c, c_out, 3)?;
-        self.push(path, Body::Out(norm, conv));
+        self.push(path, Body::Out(Box::new((norm, conv))));
         Ok(())
     }
 }

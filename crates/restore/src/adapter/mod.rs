@@ -40,6 +40,7 @@ pub struct LqFeatures(pub Vec<Tensor<4>>);
 
 /// How much of the adapter's term is added.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one exists at a time")]
 pub enum Scale {
     /// The same for the whole batch; 0 leaves the bare prior, bit for bit.
     All(f64),
@@ -60,7 +61,7 @@ struct SiteAdapter {
 /// How a site's `lq'` is made.
 #[derive(Clone, Debug)]
 enum LqBlock {
-    Block(Block),
+    Block(Box<Block>),
     Identity,
 }
 
@@ -125,11 +126,15 @@ impl RestorationAdapter {
             let (c_in, input) = previous;
             let lq = w.at("lq_block");
             lq_blocks.push(match config.block {
-                BlockKind::D2 => {
-                    LqBlock::Block(Block::of(&lq, c_in, &[(c_in, c, 1)], groups, input)?)
-                }
+                BlockKind::D2 => LqBlock::Block(Box::new(Block::of(
+                    &lq,
+                    c_in,
+                    &[(c_in, c, 1)],
+                    groups,
+                    input,
+                )?)),
                 BlockKind::D4 if c_in == c => LqBlock::Identity,
-                kind => LqBlock::Block(Block::new(&lq, kind, c_in, c, groups, input)?),
+                kind => LqBlock::Block(Box::new(Block::new(&lq, kind, c_in, c, groups, input)?)),
             });
             if chained {
                 previous = (c, Input::Feature);
