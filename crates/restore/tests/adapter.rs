@@ -274,8 +274,12 @@ fn a_stored_adapter_is_the_same_and_a_wrong_file_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("adapter.safetensors");
     let open = || {
-        Weights::from_files(std::slice::from_ref(&path), priors::weights::Precision::Stored, &device)
-            .expect("opens")
+        Weights::from_files(
+            std::slice::from_ref(&path),
+            priors::weights::Precision::Stored,
+            &device,
+        )
+        .expect("opens")
     };
     let run_from = |w: &Weights| {
         let adapter = RestorationAdapter::new(config.clone(), unet.sites(), w)?;

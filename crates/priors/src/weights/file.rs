@@ -89,6 +89,16 @@ impl SafetensorsFile {
             .map(String::as_str)
     }
 
+    /// The header's whole `__metadata__`.
+    pub fn all_metadata(&self) -> super::Metadata {
+        self.metadata
+            .metadata()
+            .iter()
+            .flatten()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    }
+
     /// A tensor that shares this file's memory. None when it is missing or of a type burn lacks.
     pub fn data(&self, name: &str) -> Option<TensorData> {
         let info = self.metadata.info(name)?;

@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand.
 
+mod convert;
 mod degrade;
 mod eval;
 mod info;
@@ -29,6 +30,8 @@ enum Command {
     Train(train::Args),
     /// Tell what a prior and an adapter are made of.
     Info(info::Args),
+    /// Write a prior's or adapter's folder in another number format.
+    Convert(convert::Args),
 }
 
 /// Runs the program; the error, if any, is one line that says what to do.
@@ -42,6 +45,7 @@ pub(crate) fn main() -> anyhow::Result<()> {
         Command::Eval(args) => eval::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Info(args) => info::run(&args),
+        Command::Convert(args) => convert::run(&args),
     }
 }
 

@@ -1,0 +1,72 @@
+"""Tiled against untiled restoration of one picture: closeness, and whether the seams show.
+
+    python3 benches/quality/tiles.py target/release/reclair PICTURE
+
+The picture is scaled to 1024x768 and degraded (`mild`, seed 0). Seams are the borders of the denoiser's tiles; a seam shows where the
+mean gradient across it, over that along lines half a tile away, differs from the untiled result's. Needs Pillow and numpy.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+TILE, OVERLAP, GRID = 512, 128, 16
+
+
+def run(*args):
+    subprocess.run([str(a) for a in args], check=True, capture_output=True)
+
+
+def starts(side):
+    """crates/restore/src/tiled.rs, in pixels."""
+    if side <= TILE:
+        return [0]
+    count = -(-(side - OVERLAP) // (TILE - OVERLAP))
+    last = side - TILE
+    return [last if i + 1 == count else last * i // (count - 1) // GRID * GRID for i in range(count)]
+
+
+def borders(side):
+    edges = {s for s in starts(side)} | {s + TILE for s in starts(side)}
+    return sorted(e for e in edges if 0 < e < side)
+
+
+def gradient(image, axis, lines):
+    """Mean absolute difference across each line."""
+    across = [np.abs(np.take(image, e, axis) - np.take(image, e - 1, axis)).mean() for e in lines]
+    return float(np.mean(across))
+
+
+def seam_ratio(image):
+    seams = away = 0.0
+    for axis in (0, 1):
+        lines = borders(image.shape[axis])
+        between = [(e + TILE // 2) % image.shape[axis] or 1 for e in lines]
+        seams += gradient(image, axis, lines)
+        away += gradient(image, axis, between)
+    return seams / away
+
+
+def main():
+    reclair, picture = Path(sys.argv[1]), Path(sys.argv[2])
+    with tempfile.TemporaryDirectory() as work:
+        clean, lq = Path(work) / "clean.png", Path(work) / "lq.png"
+        Image.open(picture).convert("RGB").resize((1024, 768), Image.LANCZOS).save(clean)
+        run(reclair, "degrade", clean, "-o", lq, "--preset", "mild", "--seed", 0)
+        images = []
+        for tile in (TILE, 0):
+            out = Path(work) / f"tile{tile}.png"
+            run(reclair, "restore", lq, "-o", out, "--tile", tile)
+            images.append(np.asarray(Image.open(out)).astype(np.float64) / 255)
+        tiled, whole = images
+        psnr = 10 * np.log10(1 / np.mean((tiled - whole) ** 2))
+        print(f"tiled against untiled: {psnr:.2f} dB")
+        print(f"seam ratio, tiled / untiled: {seam_ratio(tiled) / seam_ratio(whole):.4f}")
+
+
+if __name__ == "__main__":
+    main()
