@@ -108,6 +108,41 @@ pub struct PriorModel {
     pub scheduler: SchedulerConfig,
 }
 
+/// Refuses parts that were not made for each other, and what is not implemented.
+fn fits(folder: &Folder, unet: &Unet, vae: &AutoencoderKl, text: &ClipText) -> Result<(), Error> {
+    let unet = unet.config();
+    let path = folder.path("unet/config.json");
+    if unet.addition_embed_type.is_some() {
+        let what = "wants pooled text and picture sizes as SDXL does, which `restore` cannot give yet; \
+                    use a prior with a single text encoder";
+        return Err(Error::unsupported(path, what));
+    }
+    let pairs = [
+        (
+            "channels in and the autoencoder",
+            unet.in_channels,
+            vae.config().latent_channels,
+        ),
+        (
+            "channels out and the autoencoder",
+            unet.out_channels,
+            vae.config().latent_channels,
+        ),
+        (
+            "text width and the text encoder",
+            unet.cross_attention_dim,
+            text.config().hidden_size,
+        ),
+    ];
+    match pairs.into_iter().find(|(_, a, b)| a != b) {
+        None => Ok(()),
+        Some((what, a, b)) => {
+            let what = format!("has {a} {what} {b}; take all parts from the same model");
+            Err(Error::input(path, what))
+        }
+    }
+}
+
 /// The weights file of a network in a diffusers folder.
 pub const NETWORK_FILE: &str = "diffusion_pytorch_model.safetensors";
 
@@ -130,6 +165,7 @@ impl PriorModel {
         let vae = Self::open_vae(folder, precision, device)?;
         let (text_encoder, tokenizer) = Self::open_text(folder, precision, device)?;
         let scheduler = Self::open_scheduler(folder)?;
+        fits(folder, &unet, &vae, &text_encoder)?;
         Ok(Self {
             folder: folder.clone(),
             unet,
@@ -173,6 +209,13 @@ impl PriorModel {
         let encoder = ClipText::from_json(&config, &folder.path("text_encoder/config.json"), &w)?;
         w.finish()?;
         let tokenizer = Self::open_tokenizer(folder, encoder.config().max_position_embeddings)?;
+        let (ids, rows) = (tokenizer.largest_id(), encoder.config().vocab_size);
+        if ids as usize >= rows {
+            let what = format!(
+                "holds token {ids} and the text encoder knows {rows} tokens; take both from the same model"
+            );
+            return Err(Error::input(folder.path("tokenizer/vocab.json"), what));
+        }
         Ok((encoder, tokenizer))
     }
 

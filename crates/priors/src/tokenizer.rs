@@ -93,6 +93,15 @@ impl ClipTokenizer {
         })
     }
 
+    /// The largest token id of the vocabulary.
+    pub fn largest_id(&self) -> u32 {
+        self.tokenizer
+            .get_vocab(true)
+            .into_values()
+            .max()
+            .unwrap_or(0)
+    }
+
     /// The token ids of `prompt`.
     pub fn encode(&self, prompt: &str) -> Tokens {
         let encoding = self.tokenizer.encode(prompt, false);

@@ -291,11 +291,14 @@ impl TrainConfig {
     pub fn read(path: &Path) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
         let mut config: Self = toml::from_str(&text).map_err(|why| {
-            let why = why.to_string();
+            // One line: the library's own message shows the file around the error.
+            let line = why
+                .span()
+                .map_or(1, |span| text[..span.start].lines().count().max(1));
+            let why = why.message();
             Error::Input(format!(
-                "{}: {}; correct the configuration",
-                path.display(),
-                why.trim()
+                "{} line {line}: {why}; correct the configuration",
+                path.display()
             ))
         })?;
         let base = path.parent().unwrap_or(Path::new("."));

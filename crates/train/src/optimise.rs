@@ -17,6 +17,9 @@ use crate::config::Optimise;
 /// Values by tensor name.
 pub type Named = BTreeMap<String, Vec<f32>>;
 
+/// Values a thread works on at a time.
+const CHUNK: usize = 1 << 14;
+
 /// Optimiser state.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AdamW {
@@ -52,12 +55,11 @@ impl AdamW {
                 *v = *v * b2 + g * g * (1.0 - b2);
                 *theta = *theta * keep - rate * *m / (v.sqrt() / root + eps);
             };
-            let chunk = 1 << 14;
             theta
-                .par_chunks_mut(chunk)
-                .zip(m.par_chunks_mut(chunk))
-                .zip(v.par_chunks_mut(chunk))
-                .zip(g.par_chunks(chunk))
+                .par_chunks_mut(CHUNK)
+                .zip(m.par_chunks_mut(CHUNK))
+                .zip(v.par_chunks_mut(CHUNK))
+                .zip(g.par_chunks(CHUNK))
                 .for_each(|(((theta, m), v), g)| {
                     theta
                         .iter_mut()
@@ -72,8 +74,13 @@ impl AdamW {
 
 /// The global norm of all gradients together.
 pub fn norm(gradients: &Named) -> f64 {
-    let square = |g: &Vec<f32>| g.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
-    gradients.values().map(square).sum::<f64>().sqrt()
+    // Sums of chunks, added in order: the same for any number of threads.
+    let square = |g: &[f32]| g.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
+    let sums = |g: &Vec<f32>| -> f64 {
+        let sums: Vec<f64> = g.par_chunks(CHUNK).map(square).collect();
+        sums.into_iter().sum()
+    };
+    gradients.values().map(sums).sum::<f64>().sqrt()
 }
 
 /// Scales the gradients so that their global norm is at most `most`; returns the norm before.
@@ -81,7 +88,10 @@ pub fn clip(gradients: &mut Named, most: f64) -> f64 {
     let norm = norm(gradients);
     if norm > most {
         let factor = (most / (norm + 1e-6)) as f32;
-        gradients.values_mut().flatten().for_each(|g| *g *= factor);
+        let scale = |g: &mut [f32]| g.iter_mut().for_each(|g| *g *= factor);
+        gradients
+            .values_mut()
+            .for_each(|g| g.par_chunks_mut(CHUNK).for_each(scale));
     }
     norm
 }
@@ -106,8 +116,8 @@ pub fn average(average: &mut Named, values: &Named, config: &Optimise, step: usi
     for (name, average) in average.iter_mut() {
         let values = &values[name];
         average
-            .par_chunks_mut(1 << 14)
-            .zip(values.par_chunks(1 << 14))
+            .par_chunks_mut(CHUNK)
+            .zip(values.par_chunks(CHUNK))
             .for_each(|(average, values)| {
                 average
                     .iter_mut()

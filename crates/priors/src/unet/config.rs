@@ -117,6 +117,17 @@ impl UnetConfig {
             let what = "up blocks that do not mirror the down blocks are not supported; use an SDXL-shaped U-Net";
             return Err(Error::unsupported(origin, what));
         }
+        let added = [
+            self.addition_embed_type.is_some(),
+            self.addition_time_embed_dim
+                .is_some_and(|d| d > 0 && d.is_multiple_of(2)),
+            self.projection_class_embeddings_input_dim.is_some(),
+        ];
+        if added != [true; 3] && added != [false; 3] {
+            let what = "addition_embed_type, addition_time_embed_dim and projection_class_embeddings_input_dim belong \
+                        together; take config.json from the model's own folder";
+            return Err(Error::input(origin, what));
+        }
         for (level, &channels) in self.block_out_channels.iter().enumerate() {
             let heads = self.attention_head_dim.at(level);
             let fits = channels > 0

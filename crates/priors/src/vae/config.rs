@@ -84,6 +84,10 @@ impl VaeConfig {
                 "block_out_channels must be multiples of norm_num_groups; correct config.json";
             return Err(Error::input(origin, what));
         }
+        if (config.in_channels, config.out_channels) != (3, 3) || config.latent_channels == 0 {
+            let what = "only pictures of three channels are supported; use another autoencoder";
+            return Err(Error::unsupported(origin, what));
+        }
         Ok(config)
     }
 }

@@ -47,8 +47,19 @@ impl AdapterConfig {
     /// The prior's sites that this adapter takes, in order.
     ///
     /// # Errors
-    /// A block the prior does not have, or out of order.
+    /// A block the prior does not have, or out of order; widths that the groups do not divide.
     pub fn sites<'a>(&self, sites: &'a [Site]) -> Result<Vec<&'a Site>, Error> {
+        let divided = |site: &&Site| {
+            self.groups > 0
+                && site.channels.is_multiple_of(self.groups)
+                && site.channels.is_multiple_of(2)
+        };
+        if self.lq_channels == 0 || self.d_emb == 0 || !sites.iter().all(|site| divided(&site)) {
+            return Err(Error::Input(format!(
+                "the adapter's {} groups do not divide the prior's widths, or a width is 0; correct its config.json",
+                self.groups
+            )));
+        }
         let ordered = self.after.windows(2).all(|pair| pair[0] < pair[1]);
         let found: Option<Vec<&Site>> = self
             .after

@@ -60,6 +60,15 @@ impl AdapterFolder {
         let adapter =
             RestorationAdapter::from_json(&json, &folder.path(CONFIG), prior.unet.sites(), &w)?;
         w.finish()?;
+        let (ours, theirs) = (adapter.config(), prior.unet.config());
+        if (ours.lq_channels, ours.d_emb) != (prior.vae.config().latent_channels, theirs.d_emb()) {
+            return Err(Error::Input(format!(
+                "{}: was made for a prior with {} latent channels and an embedding of {}; use that prior",
+                folder.path(CONFIG).display(),
+                ours.lq_channels,
+                ours.d_emb
+            )));
+        }
         let lora = if folder.has(LORA_FILE) {
             Some(open_lora(folder, prior, precision, device)?)
         } else {
