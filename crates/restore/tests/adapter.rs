@@ -7,7 +7,7 @@ use priors::{
     flow::{Conditioning, Prior},
     nn::Bare,
     unet::Unet,
-    weights::{SafetensorsFile, Values, Weights, save_safetensors},
+    weights::{Precision, SafetensorsFile, Values, Weights, save_safetensors},
 };
 use restore::{
     adapter::{AdapterConfig, BlockKind, CLASS_NAME, RestorationAdapter, Scale},
@@ -258,6 +258,41 @@ fn parameter_counts_at_the_size_of_sdxl_are_those_of_the_paper() {
 }
 
 #[test]
+fn a_prior_stored_in_16_bits_predicts_nearly_the_same() {
+    let device = Device::flex();
+    let seeded = Weights::seeded(3, &device);
+    let exact = bits(bare(&unet(&seeded)));
+    let values = seeded.made();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("unet.safetensors");
+    let norm = |x: &[u32]| {
+        x.iter()
+            .map(|&v| f64::from(f32::from_bits(v)).powi(2))
+            .sum::<f64>()
+    };
+    for (dtype, bound) in [(DType::F32, 0.0), (DType::F16, 2e-3), (DType::BF16, 2e-2)] {
+        save_safetensors(&path, &values, dtype, &Default::default()).expect("saves");
+        let paths = std::slice::from_ref(&path);
+        for precision in [Precision::Stored, Precision::F32] {
+            let w = Weights::from_files(paths, precision, &device).expect("opens");
+            let got = bits(bare(&unet(&w)));
+            w.finish().expect("every tensor is used");
+            let wrong: f64 = got
+                .iter()
+                .zip(&exact)
+                .map(|(&a, &b)| f64::from(f32::from_bits(a) - f32::from_bits(b)).powi(2))
+                .sum();
+            let error = (wrong / norm(&exact)).sqrt();
+            assert!(error <= bound, "{dtype:?}, {precision:?}: {error:e}");
+            assert!(
+                dtype == DType::F32 || error > 0.0,
+                "{dtype:?} was not rounded"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_stored_adapter_is_the_same_and_a_wrong_file_is_named() {
     let device = Device::flex();
     let unet = unet(&Weights::formula(&device));
@@ -274,12 +309,7 @@ fn a_stored_adapter_is_the_same_and_a_wrong_file_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("adapter.safetensors");
     let open = || {
-        Weights::from_files(
-            std::slice::from_ref(&path),
-            priors::weights::Precision::Stored,
-            &device,
-        )
-        .expect("opens")
+        Weights::from_files(std::slice::from_ref(&path), Precision::Stored, &device).expect("opens")
     };
     let run_from = |w: &Weights| {
         let adapter = RestorationAdapter::new(config.clone(), unet.sites(), w)?;
