@@ -8,7 +8,8 @@ mod jobs;
 mod restore;
 mod train;
 
-use clap::{Parser, Subcommand};
+use burn::tensor::Device;
+use clap::{Parser, Subcommand, ValueEnum};
 
 /// Restores real photographs with a diffusion prior and a restoration adapter.
 #[derive(Debug, Parser)]
@@ -46,6 +47,29 @@ pub(crate) fn main() -> anyhow::Result<()> {
         Command::Train(args) => train::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Convert(args) => convert::run(&args),
+    }
+}
+
+/// Where the networks run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum On {
+    /// The CPU.
+    Cpu,
+    /// The first GPU of the backends this program was built with.
+    Gpu,
+}
+
+impl On {
+    /// The device itself.
+    fn device(self) -> anyhow::Result<Device> {
+        let gpu = cfg!(any(feature = "cuda", feature = "metal", feature = "vulkan"));
+        match self {
+            Self::Cpu => Ok(Device::flex()),
+            Self::Gpu if gpu => Ok(Device::default()),
+            Self::Gpu => anyhow::bail!(
+                "this program was built for the CPU only; build it with `--features vulkan` (or metal, cuda), or leave --device out"
+            ),
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{io::Write, path::PathBuf, time::Instant};
 
-use burn::tensor::Device;
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use priors::{folder::Folder, weights::Precision};
@@ -81,6 +80,9 @@ pub(super) struct Args {
     /// Print a JSON line for each picture: what was done, how long it took, how far from the input's latent it ended.
     #[arg(long)]
     json: bool,
+    /// Where the networks run.
+    #[arg(long, value_enum, default_value_t = super::On::Cpu)]
+    device: super::On,
     /// Threads; all cores by default.
     #[arg(long)]
     threads: Option<usize>,
@@ -169,7 +171,7 @@ impl Args {
             &prior,
             adapter.as_ref(),
             Precision::F32,
-            &Device::flex(),
+            &self.device.device()?,
         )?)
     }
 }

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use burn::tensor::Device;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use train::{config::TrainConfig, run::Event};
@@ -19,6 +18,9 @@ use train::{config::TrainConfig, run::Event};
 pub(super) struct Args {
     /// The run's configuration; see CONTRIBUTING.md.
     config: PathBuf,
+    /// Where the networks run.
+    #[arg(long, value_enum, default_value_t = super::On::Cpu)]
+    device: super::On,
     /// Threads; all cores by default.
     #[arg(long)]
     threads: Option<usize>,
@@ -37,27 +39,32 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     bar.enable_steady_tick(Duration::from_secs(1));
     let batch = config.optimise.batch as f64;
     let (mut loss, mut rate) = (None, None);
-    train::run::run(&config, &Device::flex(), &stop, &mut |event| match event {
-        Event::Start {
-            step,
-            steps,
-            parameters,
-        } => {
-            bar.set_length(steps as u64);
-            bar.set_position(step as u64);
-            bar.reset_eta();
-            bar.println(format!("training {parameters} values from step {step}"));
-        }
-        Event::Step(record) => {
-            let loss = smooth(&mut loss, record.loss);
-            let rate = smooth(&mut rate, batch / record.seconds);
-            bar.set_position(record.step as u64);
-            bar.set_message(format!("{rate:.1} images/s  loss {loss:.5}"));
-        }
-        Event::Validated { step, psnr } => {
-            bar.println(format!("step {step}: validation PSNR {psnr:.2} dB"))
-        }
-    })?;
+    train::run::run(
+        &config,
+        &args.device.device()?,
+        &stop,
+        &mut |event| match event {
+            Event::Start {
+                step,
+                steps,
+                parameters,
+            } => {
+                bar.set_length(steps as u64);
+                bar.set_position(step as u64);
+                bar.reset_eta();
+                bar.println(format!("training {parameters} values from step {step}"));
+            }
+            Event::Step(record) => {
+                let loss = smooth(&mut loss, record.loss);
+                let rate = smooth(&mut rate, batch / record.seconds);
+                bar.set_position(record.step as u64);
+                bar.set_message(format!("{rate:.1} images/s  loss {loss:.5}"));
+            }
+            Event::Validated { step, psnr } => {
+                bar.println(format!("step {step}: validation PSNR {psnr:.2} dB"))
+            }
+        },
+    )?;
     if stop.load(Ordering::Relaxed) {
         bar.abandon();
         eprintln!("stopped with a checkpoint; run the same command to go on");
