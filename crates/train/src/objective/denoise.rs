@@ -275,8 +275,20 @@ fn tokenizer(
     text_json: &Value,
     length: usize,
 ) -> Result<ClipTokenizer, Error> {
-    if folder.has("tokenizer/vocab.json") {
-        return Ok(PriorModel::open_tokenizer(folder, length)?);
+    let settings = folder.json("tokenizer/tokenizer_config.json")?;
+    // A resumed run goes on with the vocabulary it has learned.
+    for folder in [folder, &Folder::Disk(config.out.join("prior"))] {
+        if folder.has("tokenizer/vocab.json") && folder.has("tokenizer/merges.txt") {
+            let vocab = folder.read("tokenizer/vocab.json")?;
+            let merges = folder.read("tokenizer/merges.txt")?;
+            return Ok(ClipTokenizer::new(
+                &vocab,
+                &merges,
+                &settings,
+                length,
+                &folder.path("tokenizer"),
+            )?);
+        }
     }
     let size = text_json
         .get("vocab_size")
@@ -293,7 +305,6 @@ fn tokenizer(
     let out = config.out.join("prior/tokenizer");
     write_atomically(&out.join("vocab.json"), vocab.as_bytes())?;
     write_atomically(&out.join("merges.txt"), merges.as_bytes())?;
-    let settings = folder.json("tokenizer/tokenizer_config.json")?;
     Ok(ClipTokenizer::new(
         vocab.as_bytes(),
         merges.as_bytes(),
