@@ -16,7 +16,7 @@ use priors::{
     tokenizer::ClipTokenizer,
     unet::{Unet, UnetFlow},
     vae::AutoencoderKl,
-    weights::Weights,
+    weights::{Values, Weights},
 };
 use serde_json::{Value, json};
 
@@ -516,4 +516,30 @@ fn loss_and_gradients_of_the_autoencoder() {
     }
     comparison.see_gradients(weights.gradients(&mut loss.backward()), GRADIENT);
     comparison.finish(|_| false);
+}
+
+#[test]
+fn a_text_encoder_is_the_same_with_and_without_the_old_prefix() {
+    let golden = golden("clip_tiny_quick");
+    let device = Device::flex();
+    let build =
+        |w: &Weights| ClipText::from_json(&golden.config(), golden.path(), w).expect("supported");
+    let values = formula_values(&device, |w| drop(build(w)));
+    let bare: Values = values
+        .iter()
+        .map(|(name, data)| {
+            (
+                name.trim_start_matches("text_model.").to_owned(),
+                data.clone(),
+            )
+        })
+        .collect();
+    assert_ne!(values, bare);
+    let run = |values: Values| {
+        let w = Weights::from_values(values, &device);
+        let encoder = build(&w);
+        w.finish().expect("every tensor is used");
+        encoder.forward(&[vec![1, 5, 9]]).last.into_data()
+    };
+    run(values).assert_eq(&run(bare), true);
 }

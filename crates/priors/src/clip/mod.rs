@@ -128,7 +128,14 @@ impl ClipText {
     /// # Errors
     /// A missing tensor or one of another shape.
     pub fn new(config: ClipConfig, w: &Weights) -> Result<Self, Error> {
-        let model = w.at("text_model");
+        // transformers 5 writes the plain class without the prefix that all older files have.
+        let prefixed = w.at("text_model");
+        let first = "embeddings.token_embedding.weight";
+        let model = if !prefixed.has(first) && w.has(first) {
+            w.clone()
+        } else {
+            prefixed
+        };
         let embeddings = model.at("embeddings");
         let (d, eps) = (config.hidden_size, config.layer_norm_eps);
         let table = |name: &str, rows| {
