@@ -3,7 +3,7 @@
 //! A network is built by asking a [`Weights`] for each of its tensors by its diffusers name and
 //! shape. Behind it stands a source: files, a seed (initial values), values in memory, or the
 //! integer formula of the parity tests. With [`Weights::tracked`] every tensor becomes a leaf of the
-//! autodiff tape and [`Leaves`] hands out the gradients by name. Names are the only identity a
+//! autodiff tape and [`Weights::gradients`] hands out the gradients by name. Names are the only identity a
 //! parameter has: checkpoints, optimiser state and averages are keyed by them.
 
 mod file;
