@@ -94,7 +94,7 @@ impl Default for RestoreOptions {
             steps: 8,
             cfg_scale: 1.0,
             sampler: SamplerKind::Euler,
-            start: Start::Lq { strength: 0.5 },
+            start: Start::Lq { strength: 0.3 },
             rss: None,
             adapter_scale: 1.0,
             seed: 0,

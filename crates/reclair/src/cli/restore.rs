@@ -54,7 +54,7 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value_t = StartAt::Lq)]
     start: StartAt,
     /// How much of the way from noise is gone with --start lq: 1 is all of it.
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value_t = 0.3)]
     strength: f64,
     /// Restoration guidance: the weight w for a hundred steps; 0 turns it off.
     #[arg(long, default_value_t = 0.0)]
