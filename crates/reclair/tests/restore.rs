@@ -170,6 +170,21 @@ fn the_hostile_files_of_pixels_are_refused_one_by_one() {
 }
 
 #[test]
+fn two_pictures_of_one_stem_keep_apart() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let input = folder.path().join("in");
+    std::fs::create_dir(&input).expect("makes the folder");
+    for name in ["a.png", "a.jpg", "b.png"] {
+        save(&input, name, &picture(16, 16));
+    }
+    let out = folder.path().join("out");
+    works(&quick(text(&input), text(&out)));
+    for name in ["a.png.png", "a.jpg.png", "b.png"] {
+        assert!(out.join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
 fn an_output_that_cannot_be_written_is_said() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let input = save(folder.path(), "in.png", &picture(16, 16));

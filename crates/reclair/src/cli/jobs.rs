@@ -1,7 +1,7 @@
 //! Which pictures a command works on and where each result goes; one bad picture stops no other.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -21,7 +21,7 @@ pub(super) struct Job {
 
 /// The jobs of `inputs` (files or folders) for `output`.
 ///
-/// Into a folder, results are named `STEM.png`, below the same subfolders as their inputs. `output` is
+/// Into a folder, results are named `STEM.png` (`STEM.EXT.png` where two share a stem), below the same subfolders as their inputs. `output` is
 /// a folder when it is one, ends in a slash, or has to hold more than one picture. Files of a folder
 /// that are no pictures by name are skipped and said.
 ///
@@ -62,16 +62,30 @@ pub(super) fn jobs(inputs: &[PathBuf], output: &Path) -> anyhow::Result<Vec<Job>
         !jobs.is_empty(),
         "no pictures in what was given; name JPEG, PNG, WebP, BMP or TIFF files"
     );
+    keep_apart(&mut jobs)?;
+    Ok(jobs)
+}
+
+/// Two pictures of one stem keep their extensions: `a.jpg` and `a.png` become `a.jpg.png` and `a.png.png`.
+fn keep_apart(jobs: &mut [Job]) -> anyhow::Result<()> {
+    let mut count: BTreeMap<PathBuf, usize> = BTreeMap::new();
+    for job in jobs.iter() {
+        *count.entry(job.output.clone()).or_default() += 1;
+    }
     let mut seen = BTreeSet::new();
-    for job in &jobs {
+    for job in jobs {
+        if count[&job.output] > 1 {
+            let extension = job.input.extension().unwrap_or_default().to_string_lossy();
+            job.output.set_extension(format!("{extension}.png"));
+        }
         ensure!(
-            seen.insert(&job.output),
+            seen.insert(job.output.clone()),
             "{} and another picture would both become {}; give them one at a time",
             job.input.display(),
             job.output.display()
         );
     }
-    Ok(jobs)
+    Ok(())
 }
 
 fn from_folder(folder: &Path, output: &Path, jobs: &mut Vec<Job>) -> anyhow::Result<()> {
