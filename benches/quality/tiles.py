@@ -1,9 +1,10 @@
 """Tiled against untiled restoration of one picture: closeness, and whether the seams show.
 
-    python3 benches/quality/tiles.py target/release/reclair PICTURE
+    python3 benches/quality/tiles.py target/release/reclair PICTURE...
 
-The picture is scaled to 1024x768 and degraded (`mild`, seed 0). Seams are the borders of the denoiser's tiles; a seam shows where the
-mean gradient across it, over that along lines half a tile away, differs from the untiled result's. Needs Pillow and numpy.
+Each picture is scaled to 1024x768 and degraded (`mild`, seed 0). Seams are the borders of the denoiser's tiles; a seam shows where the
+mean gradient across it, over that across lines midway between seams, differs from the untiled result's. (Lines half a tile away would
+themselves be seams here: tiles of 512 begin at 0, 256 and 512.) Needs Pillow and numpy.
 """
 
 import subprocess
@@ -45,27 +46,37 @@ def seam_ratio(image):
     seams = away = 0.0
     for axis in (0, 1):
         lines = borders(image.shape[axis])
-        between = [(e + TILE // 2) % image.shape[axis] or 1 for e in lines]
+        ends = [0, *lines, image.shape[axis]]
+        between = [(a + b) // 2 for a, b in zip(ends, ends[1:])]
         seams += gradient(image, axis, lines)
         away += gradient(image, axis, between)
     return seams / away
 
 
+def compare(reclair, picture, work):
+    clean, lq = work / "clean.png", work / "lq.png"
+    Image.open(picture).convert("RGB").resize((1024, 768), Image.LANCZOS).save(clean)
+    run(reclair, "degrade", clean, "-o", lq, "--preset", "mild", "--seed", 0)
+    images = []
+    for tile in (TILE, 0):
+        out = work / f"tile{tile}.png"
+        run(reclair, "restore", lq, "-o", out, "--tile", tile)
+        images.append(np.asarray(Image.open(out)).astype(np.float64) / 255)
+    tiled, whole = images
+    psnr = 10 * np.log10(1 / np.mean((tiled - whole) ** 2))
+    return psnr, seam_ratio(tiled) / seam_ratio(whole)
+
+
 def main():
-    reclair, picture = Path(sys.argv[1]), Path(sys.argv[2])
+    reclair, pictures = Path(sys.argv[1]), sys.argv[2:]
+    print("| picture | tiled against untiled, dB | seam ratio, tiled / untiled |\n|---|---|---|")
+    rows = []
     with tempfile.TemporaryDirectory() as work:
-        clean, lq = Path(work) / "clean.png", Path(work) / "lq.png"
-        Image.open(picture).convert("RGB").resize((1024, 768), Image.LANCZOS).save(clean)
-        run(reclair, "degrade", clean, "-o", lq, "--preset", "mild", "--seed", 0)
-        images = []
-        for tile in (TILE, 0):
-            out = Path(work) / f"tile{tile}.png"
-            run(reclair, "restore", lq, "-o", out, "--tile", tile)
-            images.append(np.asarray(Image.open(out)).astype(np.float64) / 255)
-        tiled, whole = images
-        psnr = 10 * np.log10(1 / np.mean((tiled - whole) ** 2))
-        print(f"tiled against untiled: {psnr:.2f} dB")
-        print(f"seam ratio, tiled / untiled: {seam_ratio(tiled) / seam_ratio(whole):.4f}")
+        for picture in pictures:
+            rows.append(compare(reclair, picture, Path(work)))
+            print(f"| {Path(picture).stem} | {rows[-1][0]:.2f} | {rows[-1][1]:.4f} |", flush=True)
+    psnr, ratio = np.mean(rows, axis=0)
+    print(f"| mean | {psnr:.2f} | {ratio:.4f} |")
 
 
 if __name__ == "__main__":
