@@ -1,4 +1,5 @@
-//! Speed of training's operations beside burn's own: `cargo bench -p kernels --profile release [-- --plain]`.
+//! Speed of training's operations beside burn's own: `cargo bench --workspace --profile release --bench training [-- --plain]`
+//! (`-p kernels` would compile burn once more with other features).
 //!
 //! Prints the best of several runs, forward and forward with all gradients, in GFLOP/s (10^9 multiplications and
 //! additions a second, a gradient counted like the forward) or GB/s (values read and written once).

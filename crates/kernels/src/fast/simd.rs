@@ -19,8 +19,10 @@ pub(crate) trait Simd: Copy {
     const LANES: usize;
     /// Rows of two-vector accumulators that fit the register file beside the operands.
     const ROWS: usize;
-    /// Vectors of output channels in the weight gradient's accumulators.
+    /// Vectors of output channels in the weight gradient's accumulators, and all its accumulators.
     const GRAD_VECTORS: usize;
+    /// See [`Self::GRAD_VECTORS`].
+    const GRAD_SUMS: usize;
 
     /// Reads `LANES` values.
     ///
@@ -156,6 +158,7 @@ impl Simd for Portable {
     const LANES: usize = 8;
     const ROWS: usize = 3;
     const GRAD_VECTORS: usize = 1;
+    const GRAD_SUMS: usize = 4;
 
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> Eight {
@@ -269,6 +272,7 @@ mod x86 {
         const LANES: usize = 16;
         const ROWS: usize = 13;
         const GRAD_VECTORS: usize = 2;
+        const GRAD_SUMS: usize = 24;
 
         #[inline(always)]
         unsafe fn load(self, p: *const f32) -> __m512 {
@@ -397,7 +401,8 @@ mod x86 {
         type V = __m256;
         const LANES: usize = 8;
         const ROWS: usize = 6;
-        const GRAD_VECTORS: usize = 1;
+        const GRAD_VECTORS: usize = 2;
+        const GRAD_SUMS: usize = 12;
 
         #[inline(always)]
         unsafe fn load(self, p: *const f32) -> __m256 {

@@ -1,7 +1,8 @@
 //! The gradient of a convolution's weight.
 //!
 //! `dw[co][ci][tap] = sum over images and pixels q of dy[co][q] * x[ci][q * stride + tap]`. Lanes are output
-//! channels: a task transposes `dy` to pixels by channels, pads `x`, and keeps one sum for each tap. Sums run over
+//! channels: a task transposes `dy` to pixels by channels, pads `x`, and keeps a sum for each of a few pairs of input
+//! channel and tap. Sums run over
 //! at most [`PIXELS`] pixels before they are added up, always in the same order.
 
 #![expect(
@@ -33,8 +34,8 @@ pub(super) fn weight_grad(isa: Isa, shape: &ConvShape, x: &[f32], dy: &[f32]) ->
     if dw.is_empty() || dy.is_empty() {
         return dw;
     }
-    let lanes = dispatch(isa, GradLanes(c_out));
-    let blocks = c_out.div_ceil(lanes);
+    let [vector, most] = dispatch(isa, GradLanes);
+    let blocks = c_out.div_ceil(most);
     let ranges = (2 * rayon::current_num_threads())
         .div_ceil(blocks)
         .clamp(1, c_in.div_ceil(8));
@@ -43,7 +44,8 @@ pub(super) fn weight_grad(isa: Isa, shape: &ConvShape, x: &[f32], dy: &[f32]) ->
     (0..blocks * c_in.div_ceil(range))
         .into_par_iter()
         .for_each(|task| {
-            let (co0, ci0) = (task % blocks * lanes, task / blocks * range);
+            let (co0, ci0) = (task % blocks * most, task / blocks * range);
+            let lanes = if c_out - co0 <= vector { vector } else { most };
             let block = Block {
                 shape,
                 x,
@@ -57,18 +59,14 @@ pub(super) fn weight_grad(isa: Isa, shape: &ConvShape, x: &[f32], dy: &[f32]) ->
     dw
 }
 
-/// Output channels of a block.
-struct GradLanes(usize);
+/// Output channels of the smallest and of the largest block.
+struct GradLanes;
 
 impl Job for GradLanes {
-    type Out = usize;
+    type Out = [usize; 2];
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> usize {
-        if self.0 <= S::LANES {
-            S::LANES
-        } else {
-            S::LANES * S::GRAD_VECTORS
-        }
+    fn run<S: Simd>(self, _: S) -> [usize; 2] {
+        [S::LANES, S::LANES * S::GRAD_VECTORS]
     }
 }
 
@@ -255,19 +253,71 @@ impl Job for RunPart<'_> {
 }
 
 impl RunPart<'_> {
+    /// Every pair of an input channel and a tap, as many at a time as registers hold.
     #[inline(always)]
-    fn run_with<S: Simd, const N: usize>(self, s: S) {
+    fn run_with<S: Simd, const N: usize>(mut self, s: S) {
         let [kh, kw] = self.kernel;
-        if (kh, kw) == (3, 3) {
-            self.part
-                .three_by_three::<S, N>(s, self.channels, self.dy, self.sums);
-            return;
+        let pairs = self.channels * kh * kw;
+        assert!(self.sums.len() >= pairs * N * S::LANES);
+        let most = S::GRAD_SUMS / N;
+        let mut first = 0;
+        while first < pairs {
+            let left = (pairs - first).min(most);
+            first += match left {
+                12.. => self.pairs::<S, N, 12>(s, first),
+                6.. => self.pairs::<S, N, 6>(s, first),
+                4.. => self.pairs::<S, N, 4>(s, first),
+                2.. => self.pairs::<S, N, 2>(s, first),
+                _ => self.pairs::<S, N, 1>(s, first),
+            };
         }
-        for tap in 0..kh * kw {
-            let at = tap / kw * self.part.width + tap % kw;
-            self.part
-                .one_tap::<S, N>(s, self.channels, at, kh * kw, tap, self.dy, self.sums);
+    }
+
+    /// `C` pairs from `first`; gives back `C`.
+    #[inline(always)]
+    fn pairs<S: Simd, const N: usize, const C: usize>(&mut self, s: S, first: usize) -> usize {
+        let [kh, kw] = self.kernel;
+        let part = &self.part;
+        let at: [usize; C] = std::array::from_fn(|i| {
+            let (c, tap) = ((first + i) / (kh * kw), (first + i) % (kh * kw));
+            c * part.x_stride + tap / kw * part.width + tap % kw
+        });
+        let lanes = N * S::LANES;
+        let last = (part.rows - 1) * part.stride * part.width + (part.cols - 1) * part.stride;
+        let furthest = at.iter().max().expect("C is not 0") + last;
+        assert!(part.x.len() > furthest && self.dy.len() >= part.rows * part.cols * lanes);
+        let mut acc = [[s.splat(0.0); N]; C];
+        let mut dy = self.dy.as_ptr();
+        for row in 0..part.rows {
+            // SAFETY: the furthest elements were checked above.
+            unsafe {
+                let mut x = part.x.as_ptr().add(row * part.stride * part.width);
+                for _ in 0..part.cols {
+                    let g: [S::V; N] = std::array::from_fn(|n| s.load(dy.add(n * S::LANES)));
+                    for (acc, at) in acc.iter_mut().zip(at) {
+                        let x = s.splat(*x.add(at));
+                        for (acc, g) in acc.iter_mut().zip(g) {
+                            *acc = s.fma(x, g, *acc);
+                        }
+                    }
+                    dy = dy.add(lanes);
+                    x = x.wrapping_add(part.stride);
+                }
+            }
         }
+        for (i, acc) in acc.into_iter().enumerate() {
+            for (n, acc) in acc.into_iter().enumerate() {
+                // SAFETY: `run_with` checked that every pair has its sums.
+                unsafe {
+                    let sum = self
+                        .sums
+                        .as_mut_ptr()
+                        .add((first + i) * lanes + n * S::LANES);
+                    s.store(sum, s.add(s.load(sum), acc));
+                }
+            }
+        }
+        C
     }
 }
 
@@ -279,146 +329,4 @@ struct Part<'a> {
     stride: usize,
     rows: usize,
     cols: usize,
-}
-
-impl Part<'_> {
-    /// All nine taps of each input channel.
-    #[inline(always)]
-    fn three_by_three<S: Simd, const N: usize>(
-        &self,
-        s: S,
-        channels: usize,
-        dy: &[f32],
-        sums: &mut [f32],
-    ) {
-        let lanes = N * S::LANES;
-        let last =
-            ((self.rows - 1) * self.stride + 2) * self.width + (self.cols - 1) * self.stride + 2;
-        assert!(self.x.len() > (channels - 1) * self.x_stride + last);
-        assert!(dy.len() >= self.rows * self.cols * lanes && sums.len() >= channels * 9 * lanes);
-        for c in 0..channels {
-            let mut acc = [[s.splat(0.0); N]; 9];
-            let mut dy = dy.as_ptr();
-            for row in 0..self.rows {
-                // SAFETY: the furthest element was checked above.
-                unsafe {
-                    let mut x0 = self
-                        .x
-                        .as_ptr()
-                        .add(c * self.x_stride + row * self.stride * self.width);
-                    let mut x1 = x0.add(self.width);
-                    let mut x2 = x1.add(self.width);
-                    for _ in 0..self.cols {
-                        let g: [S::V; N] = std::array::from_fn(|n| s.load(dy.add(n * S::LANES)));
-                        for (ky, x) in [x0, x1, x2].into_iter().enumerate() {
-                            for kx in 0..3 {
-                                let x = s.splat(*x.add(kx));
-                                for n in 0..N {
-                                    acc[ky * 3 + kx][n] = s.fma(x, g[n], acc[ky * 3 + kx][n]);
-                                }
-                            }
-                        }
-                        dy = dy.add(lanes);
-                        x0 = x0.wrapping_add(self.stride);
-                        x1 = x1.wrapping_add(self.stride);
-                        x2 = x2.wrapping_add(self.stride);
-                    }
-                }
-            }
-            for (t, acc) in acc.into_iter().enumerate() {
-                for (n, acc) in acc.into_iter().enumerate() {
-                    // SAFETY: checked above.
-                    unsafe {
-                        let sum = sums.as_mut_ptr().add((c * 9 + t) * lanes + n * S::LANES);
-                        s.store(sum, s.add(s.load(sum), acc));
-                    }
-                }
-            }
-        }
-    }
-
-    /// One tap, `at` floats from the first, of eight input channels at a time.
-    #[expect(clippy::too_many_arguments, reason = "the inner loop's operands")]
-    #[inline(always)]
-    fn one_tap<S: Simd, const N: usize>(
-        &self,
-        s: S,
-        channels: usize,
-        at: usize,
-        taps: usize,
-        tap: usize,
-        dy: &[f32],
-        sums: &mut [f32],
-    ) {
-        let mut c = 0;
-        while c < channels {
-            match channels - c {
-                8.. => {
-                    self.group::<S, N, 8>(s, c, at, taps, tap, dy, sums);
-                    c += 8;
-                }
-                4.. => {
-                    self.group::<S, N, 4>(s, c, at, taps, tap, dy, sums);
-                    c += 4;
-                }
-                _ => {
-                    self.group::<S, N, 1>(s, c, at, taps, tap, dy, sums);
-                    c += 1;
-                }
-            }
-        }
-    }
-
-    /// One tap of `C` input channels from `c0`.
-    #[expect(clippy::too_many_arguments, reason = "the inner loop's operands")]
-    #[inline(always)]
-    fn group<S: Simd, const N: usize, const C: usize>(
-        &self,
-        s: S,
-        c0: usize,
-        at: usize,
-        taps: usize,
-        tap: usize,
-        dy: &[f32],
-        sums: &mut [f32],
-    ) {
-        let lanes = N * S::LANES;
-        let last = (self.rows - 1) * self.stride * self.width + (self.cols - 1) * self.stride + at;
-        assert!(self.x.len() > (c0 + C - 1) * self.x_stride + last);
-        assert!(dy.len() >= self.rows * self.cols * lanes);
-        assert!(sums.len() >= ((c0 + C - 1) * taps + tap + 1) * lanes);
-        let mut acc = [[s.splat(0.0); N]; C];
-        let mut dy = dy.as_ptr();
-        for row in 0..self.rows {
-            // SAFETY: the furthest element was checked above.
-            unsafe {
-                let x = self
-                    .x
-                    .as_ptr()
-                    .add(c0 * self.x_stride + row * self.stride * self.width + at);
-                let x: [*const f32; C] = std::array::from_fn(|c| x.add(c * self.x_stride));
-                for col in 0..self.cols {
-                    let g: [S::V; N] = std::array::from_fn(|n| s.load(dy.add(n * S::LANES)));
-                    for (acc, x) in acc.iter_mut().zip(x) {
-                        let x = s.splat(*x.add(col * self.stride));
-                        for (acc, g) in acc.iter_mut().zip(g) {
-                            *acc = s.fma(x, g, *acc);
-                        }
-                    }
-                    dy = dy.add(lanes);
-                }
-            }
-        }
-        for (c, acc) in acc.into_iter().enumerate() {
-            for (n, acc) in acc.into_iter().enumerate() {
-                // SAFETY: checked above.
-                unsafe {
-                    let sum = sums
-                        .as_mut_ptr()
-                        .add(((c0 + c) * taps + tap) * lanes + n * S::LANES);
-                    s.store(sum, s.add(s.load(sum), acc));
-                }
-            }
-        }
-    }
 }
