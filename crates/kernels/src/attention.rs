@@ -2,6 +2,8 @@
 
 use burn::tensor::{DType, Tensor, TensorData, activation::softmax};
 
+use crate::{extension, fast::attention::AttentionShape};
+
 /// Which keys a query may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mask {
@@ -15,6 +17,30 @@ pub enum Mask {
 ///
 /// `scale` multiplies the logits, usually `d^-1/2`.
 pub fn attention(
+    q: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    scale: f64,
+    mask: Mask,
+) -> Tensor<4> {
+    let [b, heads, n, d] = q.dims();
+    let m = key.dims()[2];
+    if m > 0 && extension::is_fast(&q) {
+        let shape = AttentionShape {
+            heads: b * heads,
+            n,
+            m,
+            d,
+            scale: scale as f32,
+            causal: mask == Mask::Causal,
+        };
+        return extension::attention(q, key, value, shape);
+    }
+    attention_plain(q, key, value, scale, mask)
+}
+
+/// [`attention`] by burn's own operations.
+fn attention_plain(
     q: Tensor<4>,
     key: Tensor<4>,
     value: Tensor<4>,

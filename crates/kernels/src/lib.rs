@@ -16,12 +16,12 @@ mod mapped;
 mod norm;
 mod resample;
 
-pub use activation::{gelu, quick_gelu, silu};
+pub use activation::{geglu, gelu, gelu_tanh, quick_gelu, silu};
 pub use attention::{Mask, attention};
 pub use conv::{Padding, conv2d};
 #[doc(hidden)]
 pub use fast::peak::{fma_loop, fma_loop_flops};
 pub use linear::linear;
 pub use mapped::map_file;
-pub use norm::{Activation, group_norm, layer_norm};
+pub use norm::{Activation, group_norm, layer_norm, layer_norm_adaptive, rms_norm};
 pub use resample::upsample_nearest2x;

@@ -2,17 +2,35 @@
 
 use burn::tensor::{DType, FloatDType, Tensor};
 
+use crate::{extension, fast::linear::LinearShape};
+
 /// Maps the last axis of `x` `[.., d_in]` through `weight` `[d_out, d_in]` and adds `bias` `[d_out]`.
 ///
-/// A weight in half precision is widened to the input's type.
+/// A weight in half precision is widened where it is used; it stays as it is in memory.
 pub fn linear<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
 ) -> Tensor<D> {
-    let [out, _] = weight.dims();
+    let [out, d_in] = weight.dims();
     let dims = x.dims();
+    assert_eq!(
+        dims[D - 1],
+        d_in,
+        "linear: the input's last axis and the weight's"
+    );
     let rows = dims[..D - 1].iter().product::<usize>();
+    if extension::is_fast(&x) && extension::is_weight(weight.dtype()) {
+        let bias = bias.map(|bias| like(bias, x.dtype()));
+        let shape = LinearShape {
+            n: rows,
+            d_in,
+            d_out: out,
+        };
+        let mut dims = dims;
+        dims[D - 1] = out;
+        return extension::linear(x.reshape([rows, d_in]), weight, bias, shape).reshape(dims);
+    }
     let weight = like(weight, x.dtype());
     let mut y = x.reshape([rows, dims[D - 1]]).matmul(weight.transpose());
     if let Some(bias) = bias {

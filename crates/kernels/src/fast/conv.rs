@@ -10,9 +10,12 @@
 use rayon::prelude::*;
 
 use super::{
+    dot::{self, Dot, Order},
     isa::Isa,
+    outer::{self, Outer},
     shared::{Scratch, Shared, copy_row, with_scratch},
     simd::{Job, Simd, dispatch},
+    stored::Stored,
     tile::{self, Start, Strip},
     weight_grad,
 };
@@ -39,17 +42,102 @@ impl ConvShape {
     pub(super) fn taps(&self) -> usize {
         self.kernel[0] * self.kernel[1]
     }
+
+    /// Whether it is a 1x1 convolution of every pixel.
+    fn is_pointwise(&self) -> bool {
+        self.taps() == 1
+            && self.stride == 1
+            && self.before == [0, 0]
+            && self.input[1..] == self.output[1..]
+    }
 }
 
-/// Values of a weight in its stored type, `[c_out, c_in, kh, kw]`.
-#[derive(Clone, Copy)]
-pub(crate) enum Weight<'a> {
-    /// Single precision.
-    F32(&'a [f32]),
-    /// bfloat16, by its bits.
-    Bf16(&'a [burn::tensor::bf16]),
-    /// Half precision.
-    F16(&'a [burn::tensor::f16]),
+/// Pixels for each output channel up to which a copy of every pixel's neighbourhood costs less than packing the weight.
+const FEW: usize = 2;
+/// Products in a sum from which that holds.
+const DEEP: usize = 512;
+
+/// A convolution as products of the weight's rows with every pixel's neighbourhood.
+fn gathered(
+    isa: Isa,
+    shape: &ConvShape,
+    x: &[f32],
+    weight: Stored<'_>,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    let [c_in, h, w] = shape.input;
+    let [c_out, oh, ow] = shape.output;
+    let [kh, kw] = shape.kernel;
+    let taps = kh * kw;
+    let mut y = vec![0.0; shape.batch * c_out * oh * ow];
+    let operands = Dot {
+        a: weight,
+        m: c_out,
+        n: shape.batch * oh * ow,
+        k: c_in * taps,
+        bias,
+        order: Order::Planes(oh * ow),
+    };
+    let fill = |pixel: usize, k0: usize, to: &mut [f32]| {
+        let (image, oy, ox) = (pixel / (oh * ow), pixel / ow % oh, pixel % ow);
+        let x = &x[image * c_in * h * w..][..c_in * h * w];
+        let top = (oy * shape.stride) as isize - shape.before[0];
+        let left = (ox * shape.stride) as isize - shape.before[1];
+        // The columns of the kernel that lie inside the picture.
+        let first = (-left).clamp(0, kw as isize) as usize;
+        let end = (w as isize - left).clamp(first as isize, kw as isize) as usize;
+        // The chunk may begin and end inside a channel or a row of the kernel.
+        let mut k = k0;
+        let mut to = to;
+        while !to.is_empty() {
+            let (ci, ky, kx) = (k / taps, k % taps / kw, k % kw);
+            let count = (kw - kx).min(to.len());
+            let (row, rest) = to.split_at_mut(count);
+            match source_row(&x[ci * h * w..(ci + 1) * h * w], w, top + ky as isize) {
+                None => row.fill(0.0),
+                Some(from) => {
+                    for (i, to) in row.iter_mut().enumerate() {
+                        let inside = (first..end).contains(&(kx + i));
+                        *to = if inside {
+                            from[(left + (kx + i) as isize) as usize]
+                        } else {
+                            0.0
+                        };
+                    }
+                }
+            }
+            k += count;
+            to = rest;
+        }
+    };
+    dot::run(isa, &operands, &fill, &mut y);
+    y
+}
+
+/// A 1x1 convolution or its transpose: `m` output channels, with the weight's strides over output and input channels.
+fn pointwise(
+    isa: Isa,
+    m: usize,
+    a_strides: [usize; 2],
+    shape: &ConvShape,
+    x: &[f32],
+    weight: Stored<'_>,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    let n = shape.input[1] * shape.input[2];
+    let operands = Outer {
+        a: weight,
+        a_strides,
+        b: Stored::F32(x),
+        batch: shape.batch,
+        m,
+        n,
+        k: x.len() / (shape.batch * n).max(1),
+        bias,
+    };
+    let mut y = vec![0.0; shape.batch * m * n];
+    outer::run(isa, &operands, &mut y);
+    y
 }
 
 /// `y = conv(x, weight) + bias`, `[b, c_out, oh, ow]`.
@@ -57,23 +145,33 @@ pub(crate) fn forward(
     isa: Isa,
     shape: &ConvShape,
     x: &[f32],
-    weight: Weight<'_>,
+    weight: Stored<'_>,
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
     let [c_in, ..] = shape.input;
     let taps = shape.taps();
-    let packed = Packed::new(isa, [shape.output[0], c_in, taps], weight, |co, ci, tap| {
+    if shape.is_pointwise() {
+        return pointwise(isa, shape.output[0], [c_in, 1], shape, x, weight, bias);
+    }
+    let [c_out, oh, ow] = shape.output;
+    if shape.batch * oh * ow <= FEW * c_out && c_in * taps >= DEEP {
+        return gathered(isa, shape, x, weight, bias);
+    }
+    let packed = Packed::new(isa, [c_out, c_in, taps], weight, |co, ci, tap| {
         (co * c_in + ci) * taps + tap
     });
     correlate(isa, shape, x, &packed, bias)
 }
 
 /// The gradient of the input, `[b, c_in, h, w]`.
-pub(crate) fn input_grad(isa: Isa, shape: &ConvShape, dy: &[f32], weight: Weight<'_>) -> Vec<f32> {
+pub(crate) fn input_grad(isa: Isa, shape: &ConvShape, dy: &[f32], weight: Stored<'_>) -> Vec<f32> {
     let [c_in, h, w] = shape.input;
     let [c_out, oh, ow] = shape.output;
     let [kh, kw] = shape.kernel;
     let s = shape.stride;
+    if shape.is_pointwise() {
+        return pointwise(isa, c_in, [1, c_in], shape, dy, weight, None);
+    }
     let mut dx = if s == 1 {
         Vec::new()
     } else {
@@ -193,17 +291,9 @@ impl Packed {
     fn new(
         isa: Isa,
         dims: [usize; 3],
-        weight: Weight<'_>,
+        weight: Stored<'_>,
         index: impl Fn(usize, usize, usize) -> usize + Sync,
     ) -> Self {
-        struct Rows;
-        impl Job for Rows {
-            type Out = usize;
-            #[inline(always)]
-            fn run<S: Simd>(self, _: S) -> usize {
-                S::ROWS
-            }
-        }
         let [c_out, c_in, taps] = dims;
         let blocks = even_parts(c_out, c_out.div_ceil(dispatch(isa, Rows)));
         let chunk = c_in.div_ceil(c_in.div_ceil(CHUNK));
@@ -230,9 +320,9 @@ impl Packed {
             });
         };
         match weight {
-            Weight::F32(w) => fill(&|i| w[i]),
-            Weight::Bf16(w) => fill(&|i| w[i].to_f32()),
-            Weight::F16(w) => fill(&|i| w[i].to_f32()),
+            Stored::F32(w) => fill(&|i| w[i]),
+            Stored::Bf16(w) => fill(&|i| w[i].to_f32()),
+            Stored::F16(w) => fill(&|i| w[i].to_f32()),
         }
         Self {
             values,
@@ -256,8 +346,19 @@ impl Packed {
     }
 }
 
+/// The most output channels of a block.
+pub(super) struct Rows;
+
+impl Job for Rows {
+    type Out = usize;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> usize {
+        S::ROWS
+    }
+}
+
 /// `total` in `parts` sizes that differ by at most one, larger first.
-fn even_parts(total: usize, parts: usize) -> Vec<usize> {
+pub(super) fn even_parts(total: usize, parts: usize) -> Vec<usize> {
     (0..parts)
         .map(|i| total / parts + usize::from(i < total % parts))
         .collect()
@@ -265,8 +366,6 @@ fn even_parts(total: usize, parts: usize) -> Vec<usize> {
 
 /// How a strip's input lies in the scratch buffer.
 enum Layout {
-    /// As in the tensor itself: a 1x1 kernel, nothing to pad.
-    Direct,
     /// Padded rows; vectors do not cross output rows.
     Rows,
     /// A copy of each row for each column of the kernel, so that pixels are contiguous.
@@ -294,9 +393,7 @@ fn correlate(
         return y;
     }
 
-    let layout = if shape.taps() == 1 && s == 1 && shape.before == [0, 0] && (oh, ow) == (h, w) {
-        Layout::Direct
-    } else if s == 1 && ow.is_multiple_of(lanes) {
+    let layout = if s == 1 && ow.is_multiple_of(lanes) {
         Layout::Rows
     } else {
         Layout::Columns
@@ -304,7 +401,6 @@ fn correlate(
     // Floats of one channel for a strip of `rows` output rows.
     let channel = |rows: usize| {
         let floats = match layout {
-            Layout::Direct => 0,
             Layout::Rows => (rows + kh - 1) * (ow + kw - 1),
             Layout::Columns => kw * s * (rows + (kh - 1) / s) * ow,
         };
@@ -344,15 +440,11 @@ fn correlate(
             let co0 = packed.blocks[..first].iter().sum::<usize>();
             let count = packed.blocks[first..end].iter().sum::<usize>();
             let image_x = &x[image * c_in * h * w..][..c_in * h * w];
-            let stride = match layout {
-                Layout::Direct => h * w,
-                _ => channel(rows),
-            };
+            let stride = channel(rows);
             let taps: Vec<usize> = (0..kh * kw)
                 .map(|tap| {
                     let (ky, kx) = (tap / kw, tap % kw);
                     match layout {
-                        Layout::Direct => 0,
                         Layout::Rows => ky * (ow + kw - 1) + kx,
                         Layout::Columns => {
                             let plane_rows = rows + (kh - 1) / s;
@@ -363,15 +455,9 @@ fn correlate(
                 .collect();
             for ci0 in (0..c_in).step_by(packed.chunk) {
                 let channels = packed.chunk.min(c_in - ci0);
-                let scratch = if matches!(layout, Layout::Direct) {
-                    0
-                } else {
-                    channels * stride
-                };
-                with_scratch(Scratch::Input, scratch, |buffer| {
+                with_scratch(Scratch::Input, channels * stride, |buffer| {
                     let planes = image_x[ci0 * h * w..].chunks_exact(h * w).take(channels);
                     match layout {
-                        Layout::Direct => {}
                         Layout::Rows => {
                             let width = ow + kw - 1;
                             for (to, plane) in buffer.chunks_exact_mut(stride).zip(planes) {
@@ -402,10 +488,7 @@ fn correlate(
                         }
                     }
                     let blocks = packed.blocks(ci0, first, end);
-                    let from = match layout {
-                        Layout::Direct => &image_x[ci0 * h * w + y0 * ow..],
-                        _ => &buffer[..],
-                    };
+                    let from = &buffer[..];
                     let start = match bias {
                         _ if ci0 > 0 => Start::Output,
                         Some(bias) => Start::Bias(bias[co0..co0 + count].as_ptr()),

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 pub(crate) enum Isa {
     /// Plain Rust.
     Portable,
-    /// AVX2 with FMA, 8 lanes.
+    /// AVX2 with FMA and F16C, 8 lanes.
     Avx2,
     /// AVX-512 F, BW, DQ and VL, 16 lanes.
     Avx512,
@@ -38,7 +38,11 @@ impl Isa {
         match self {
             Self::Portable => true,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
                 is_x86_feature_detected!("avx512f")

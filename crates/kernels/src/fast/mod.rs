@@ -3,14 +3,20 @@
 //! Every output value is computed by one task in one order, so results have the same bits for any
 //! number of threads.
 
+pub(crate) mod attention;
 pub(crate) mod conv;
+mod dot;
 pub(crate) mod elementwise;
 pub(crate) mod isa;
+pub(crate) mod linear;
 mod loops;
 pub(crate) mod norm;
+mod outer;
 pub(crate) mod peak;
+pub(crate) mod row_norm;
 mod shared;
 mod simd;
+pub(crate) mod stored;
 mod tile;
 mod weight_grad;
 

@@ -9,6 +9,8 @@
     reason = "vector intrinsics; every block states why it is sound"
 )]
 
+use burn::tensor::{bf16, f16};
+
 use super::isa::Isa;
 
 /// Vector arithmetic of one instruction set; lanes are f32.
@@ -23,6 +25,8 @@ pub(crate) trait Simd: Copy {
     const GRAD_VECTORS: usize;
     /// See [`Self::GRAD_VECTORS`].
     const GRAD_SUMS: usize;
+    /// Columns of one-vector accumulators, by four rows, that fit the register file beside the operands.
+    const DOT_COLUMNS: usize;
 
     /// Reads `LANES` values.
     ///
@@ -34,6 +38,16 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// `p` is valid for writing `LANES` values.
     unsafe fn store(self, p: *mut f32, v: Self::V);
+    /// Reads `LANES` bfloat16 values.
+    ///
+    /// # Safety
+    /// `p` is valid for reading `LANES` values.
+    unsafe fn load_bf16(self, p: *const u16) -> Self::V;
+    /// Reads `LANES` half-precision values.
+    ///
+    /// # Safety
+    /// `p` is valid for reading `LANES` values.
+    unsafe fn load_f16(self, p: *const u16) -> Self::V;
     /// Reads `n <= LANES` values; the other lanes are zero.
     ///
     /// # Safety
@@ -76,6 +90,8 @@ pub(crate) trait Simd: Copy {
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, in one rounding where the set has it.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger of each lane.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `v` held within `low..=high`; NaN stays NaN.
     fn clamp(self, v: Self::V, low: f32, high: f32) -> Self::V;
     /// The nearest whole number, ties to even; `|v| < 2^22`.
@@ -84,6 +100,15 @@ pub(crate) trait Simd: Copy {
     fn exp2_whole(self, n: Self::V) -> Self::V;
     /// The lanes' sum, in a fixed order.
     fn sum(self, v: Self::V) -> f32;
+
+    /// The largest lane.
+    #[inline(always)]
+    fn maximum(self, v: Self::V) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        // SAFETY: there are at most 16 lanes.
+        unsafe { self.store(lanes.as_mut_ptr(), v) };
+        lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
 
     /// `e^v` to about 1 ulp, for `v` held within -87..=88; NaN stays NaN.
     #[inline(always)]
@@ -159,6 +184,7 @@ impl Simd for Portable {
     const ROWS: usize = 3;
     const GRAD_VECTORS: usize = 1;
     const GRAD_SUMS: usize = 4;
+    const DOT_COLUMNS: usize = 1;
 
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> Eight {
@@ -169,6 +195,16 @@ impl Simd for Portable {
     unsafe fn store(self, p: *mut f32, v: Eight) {
         // SAFETY: as in `load`.
         unsafe { *p.cast::<Eight>() = v };
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> Eight {
+        // SAFETY: by the caller's promise.
+        std::array::from_fn(|i| bf16::from_bits(unsafe { *p.add(i) }).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u16) -> Eight {
+        // SAFETY: by the caller's promise.
+        std::array::from_fn(|i| f16::from_bits(unsafe { *p.add(i) }).to_f32())
     }
     #[inline(always)]
     unsafe fn load_part(self, p: *const f32, n: usize) -> Eight {
@@ -205,6 +241,10 @@ impl Simd for Portable {
     #[inline(always)]
     fn fma(self, a: Eight, b: Eight, c: Eight) -> Eight {
         std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    fn max(self, a: Eight, b: Eight) -> Eight {
+        zip(a, b, |a, b| if a > b { a } else { b })
     }
     #[inline(always)]
     fn clamp(self, v: Eight, low: f32, high: f32) -> Eight {
@@ -247,14 +287,14 @@ mod x86 {
     #[derive(Clone, Copy)]
     pub(crate) struct Avx512(());
 
-    /// Runs `job` compiled for AVX2.
-    #[target_feature(enable = "avx2,fma")]
+    /// Runs `job` compiled for AVX2 (every such processor converts half precision too).
+    #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn run_avx2<J: Job>(job: J) -> J::Out {
         job.run(Avx2(()))
     }
 
     /// Runs `job` compiled for AVX-512.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
     pub(super) fn run_avx512<J: Job>(job: J) -> J::Out {
         job.run(Avx512(()))
     }
@@ -273,6 +313,7 @@ mod x86 {
         const ROWS: usize = 13;
         const GRAD_VECTORS: usize = 2;
         const GRAD_SUMS: usize = 24;
+        const DOT_COLUMNS: usize = 6;
 
         #[inline(always)]
         unsafe fn load(self, p: *const f32) -> __m512 {
@@ -283,6 +324,19 @@ mod x86 {
         unsafe fn store(self, p: *mut f32, v: __m512) {
             // SAFETY: the token proves the instruction, the caller the pointer.
             unsafe { _mm512_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(self, p: *const u16) -> __m512 {
+            // SAFETY: the token proves the instructions, the caller the pointer.
+            unsafe {
+                let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_f16(self, p: *const u16) -> __m512 {
+            // SAFETY: the token proves the instructions, the caller the pointer.
+            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
         }
         #[inline(always)]
         unsafe fn load_part(self, p: *const f32, n: usize) -> __m512 {
@@ -363,6 +417,10 @@ mod x86 {
             pure!(_mm512_fmadd_ps(a, b, c))
         }
         #[inline(always)]
+        fn max(self, a: __m512, b: __m512) -> __m512 {
+            pure!(_mm512_max_ps(a, b))
+        }
+        #[inline(always)]
         fn clamp(self, v: __m512, low: f32, high: f32) -> __m512 {
             // The second operand is the result where either is NaN.
             pure!(_mm512_min_ps(
@@ -403,6 +461,7 @@ mod x86 {
         const ROWS: usize = 6;
         const GRAD_VECTORS: usize = 2;
         const GRAD_SUMS: usize = 12;
+        const DOT_COLUMNS: usize = 3;
 
         #[inline(always)]
         unsafe fn load(self, p: *const f32) -> __m256 {
@@ -413,6 +472,19 @@ mod x86 {
         unsafe fn store(self, p: *mut f32, v: __m256) {
             // SAFETY: the token proves the instruction, the caller the pointer.
             unsafe { _mm256_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(self, p: *const u16) -> __m256 {
+            // SAFETY: the token proves the instructions, the caller the pointer.
+            unsafe {
+                let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_f16(self, p: *const u16) -> __m256 {
+            // SAFETY: the token proves the instructions, the caller the pointer.
+            unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
         }
         #[inline(always)]
         unsafe fn load_part(self, p: *const f32, n: usize) -> __m256 {
@@ -447,6 +519,10 @@ mod x86 {
         #[inline(always)]
         fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
             pure!(_mm256_fmadd_ps(a, b, c))
+        }
+        #[inline(always)]
+        fn max(self, a: __m256, b: __m256) -> __m256 {
+            pure!(_mm256_max_ps(a, b))
         }
         #[inline(always)]
         fn clamp(self, v: __m256, low: f32, high: f32) -> __m256 {

@@ -1,10 +1,11 @@
 //! Every fast path against f64 references, on every instruction set this machine has.
 
 use super::{
-    conv::{self, ConvShape, Weight},
+    conv::{self, ConvShape},
     elementwise,
     isa::Isa,
     norm::{self, NormShape},
+    stored::Stored,
 };
 use crate::Activation;
 
@@ -59,6 +60,11 @@ const CASES: &[Case] = &[
     ([1, 32, 64, 64], 32, [3, 3], 2, [0, 0, 1, 1]),
     ([2, 128, 32, 32], 64, [1, 1], 1, [0; 4]),
     ([2, 200, 8, 8], 70, [1, 1], 1, [0; 4]),
+    // Few pixels and many channels, as at the bottom of SDXL.
+    ([1, 320, 8, 8], 160, [3, 3], 1, [1; 4]),
+    ([2, 70, 5, 7], 66, [3, 3], 2, [1; 4]),
+    ([1, 130, 4, 4], 33, [3, 3], 1, [0, 0, 1, 1]),
+    ([1, 120, 2, 1], 20, [4, 5], 1, [3, 4, 3, 2]),
     // Awkward ones.
     ([1, 1, 1, 1], 1, [1, 1], 1, [0; 4]),
     ([2, 5, 1, 1], 7, [3, 3], 1, [1; 4]),
@@ -148,7 +154,7 @@ fn convolutions_and_their_gradients_match_f64() {
         }
         for isa in Isa::available() {
             let what = |which: &str| format!("{which} of {case:?} on {isa:?}");
-            let weight = Weight::F32(&weight);
+            let weight = Stored::F32(&weight);
             let got = conv::forward(isa, &shape, &x, weight, Some(&bias));
             assert_close(&what("output"), &got, &y, 2e-6);
             let got = conv::input_grad(isa, &shape, &dy, weight);
@@ -173,8 +179,8 @@ fn half_precision_weights_equal_their_widened_values() {
     let wide_half: Vec<f32> = half.iter().map(|w| w.to_f32()).collect();
     for isa in Isa::available() {
         for (narrow, wide) in [
-            (Weight::Bf16(&bf), Weight::F32(&wide_bf)),
-            (Weight::F16(&half), Weight::F32(&wide_half)),
+            (Stored::Bf16(&bf), Stored::F32(&wide_bf)),
+            (Stored::F16(&half), Stored::F32(&wide_half)),
         ] {
             let y = |weight| conv::forward(isa, &shape, &x, weight, None);
             assert_eq!(y(narrow), y(wide));
@@ -182,6 +188,297 @@ fn half_precision_weights_equal_their_widened_values() {
             assert_eq!(dx(narrow), dx(wide));
         }
     }
+}
+
+#[test]
+fn linear_maps_and_their_gradients_match_f64() {
+    use super::linear::{self, LinearShape};
+    let shapes = [
+        (1, 1, 1),
+        (1, 320, 1280),
+        (2, 5, 7),
+        (77, 128, 96),
+        (64, 160, 320),
+        (50, 1030, 49),
+        (131, 2050, 33),
+        (1024, 64, 256),
+        (3, 17, 1),
+    ];
+    for (n, d_in, d_out) in shapes {
+        let shape = LinearShape { n, d_in, d_out };
+        let (x, weight) = (noise(n * d_in, 1), noise(d_out * d_in, 2));
+        let (bias, dy) = (noise(d_out, 3), noise(n * d_out, 4));
+        let mut y = vec![0.0; n * d_out];
+        let (mut dx, mut dw) = (vec![0.0; n * d_in], vec![0.0; d_out * d_in]);
+        let mut db = vec![0.0; d_out];
+        for i in 0..n {
+            for o in 0..d_out {
+                let g = f64::from(dy[i * d_out + o]);
+                y[i * d_out + o] = f64::from(bias[o]);
+                db[o] += g;
+                for k in 0..d_in {
+                    let (xv, wv) = (f64::from(x[i * d_in + k]), f64::from(weight[o * d_in + k]));
+                    y[i * d_out + o] += xv * wv;
+                    dx[i * d_in + k] += g * wv;
+                    dw[o * d_in + k] += g * xv;
+                }
+            }
+        }
+        for isa in Isa::available() {
+            let what = |which: &str| format!("{which} of {shape:?} on {isa:?}");
+            let stored = Stored::F32(&weight);
+            let got = linear::forward(isa, &shape, &x, stored, Some(&bias));
+            assert_close(&what("output"), &got, &y, 2e-6);
+            let got = linear::input_grad(isa, &shape, &dy, stored);
+            assert_close(&what("input gradient"), &got, &dx, 2e-6);
+            let got = linear::weight_grad(isa, &shape, &x, &dy);
+            assert_close(&what("weight gradient"), &got, &dw, 2e-6);
+            let got = linear::bias_grad(&shape, &dy);
+            assert_close(&what("bias gradient"), &got, &db, 2e-6);
+            // 16-bit weights are exactly their widened values.
+            let half: Vec<_> = weight
+                .iter()
+                .map(|&w| burn::tensor::bf16::from_f32(w))
+                .collect();
+            let wide: Vec<f32> = half.iter().map(|w| w.to_f32()).collect();
+            assert_eq!(
+                linear::forward(isa, &shape, &x, Stored::Bf16(&half), None),
+                linear::forward(isa, &shape, &x, Stored::F32(&wide), None)
+            );
+            assert_eq!(
+                linear::input_grad(isa, &shape, &dy, Stored::Bf16(&half)),
+                linear::input_grad(isa, &shape, &dy, Stored::F32(&wide))
+            );
+        }
+    }
+}
+
+#[test]
+fn attention_and_its_gradients_match_f64() {
+    use super::attention::{self, AttentionShape, Saved};
+    let shapes = [
+        (2, 64, 64, 32, false),
+        (3, 130, 77, 40, false),
+        (1, 300, 300, 64, false),
+        (2, 77, 77, 64, true),
+        (1, 49, 65, 80, false),
+        (1, 60, 64, 512, false),
+        (1, 1, 1, 1, false),
+        (2, 5, 9, 3, false),
+        (1, 150, 150, 32, true),
+    ];
+    for (heads, n, m, d, causal) in shapes {
+        let scale = 1.7 / (d as f32).sqrt();
+        let shape = AttentionShape {
+            heads,
+            n,
+            m,
+            d,
+            scale,
+            causal,
+        };
+        // Logits of a few units, so that the softmax is neither flat nor a single key.
+        let loud = |seed| {
+            noise(heads * n.max(m) * d, seed)
+                .into_iter()
+                .map(|x| 3.0 * x)
+        };
+        let q: Vec<f32> = loud(1).take(heads * n * d).collect();
+        let k: Vec<f32> = loud(2).take(heads * m * d).collect();
+        let (v, dy) = (noise(heads * m * d, 3), noise(heads * n * d, 4));
+        let mut o = vec![0.0f64; q.len()];
+        let mut wanted = [
+            vec![0.0f64; q.len()],
+            vec![0.0; k.len()],
+            vec![0.0; v.len()],
+        ];
+        for h in 0..heads {
+            for i in 0..n {
+                let at = |x: &[f32], row: usize, c: usize, rows: usize| {
+                    f64::from(x[(h * rows + row) * d + c])
+                };
+                let seen = if causal { m.min(i + 1) } else { m };
+                let logits: Vec<f64> = (0..seen)
+                    .map(|j| {
+                        (0..d)
+                            .map(|c| at(&q, i, c, n) * at(&k, j, c, m))
+                            .sum::<f64>()
+                            * f64::from(scale)
+                    })
+                    .collect();
+                let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let sum: f64 = logits.iter().map(|l| (l - most).exp()).sum();
+                let p: Vec<f64> = logits.iter().map(|l| (l - most).exp() / sum).collect();
+                let dp: Vec<f64> = (0..seen)
+                    .map(|j| (0..d).map(|c| at(&dy, i, c, n) * at(&v, j, c, m)).sum())
+                    .collect();
+                let delta: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
+                for j in 0..seen {
+                    let ds = p[j] * (dp[j] - delta) * f64::from(scale);
+                    for c in 0..d {
+                        o[(h * n + i) * d + c] += p[j] * at(&v, j, c, m);
+                        wanted[0][(h * n + i) * d + c] += ds * at(&k, j, c, m);
+                        wanted[1][(h * m + j) * d + c] += ds * at(&q, i, c, n);
+                        wanted[2][(h * m + j) * d + c] += p[j] * at(&dy, i, c, n);
+                    }
+                }
+            }
+        }
+        for isa in Isa::available() {
+            let what = |which: &str| format!("{which} of {shape:?} on {isa:?}");
+            let (got, lse) = attention::forward(isa, &shape, &q, &k, &v);
+            assert_close(&what("output"), &got, &o, 2e-6);
+            let saved = Saved {
+                q: &q,
+                k: &k,
+                v: &v,
+                o: &got,
+                lse: &lse,
+            };
+            let got = attention::backward(isa, &shape, &saved, &dy);
+            for (which, (got, wanted)) in ["q", "k", "v"].iter().zip(got.iter().zip(&wanted)) {
+                assert_close(&what(&format!("gradient of {which}")), got, wanted, 4e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn row_norms_and_their_gradients_match_f64() {
+    use super::row_norm::{self, Centre, RowShape};
+    for (groups, group, d) in [(1, 5, 320), (3, 70, 64), (2, 1, 7), (1, 1, 1), (2, 130, 33)] {
+        for centre in [Centre::Mean, Centre::None] {
+            let eps = 1e-5;
+            let shape = RowShape {
+                group,
+                d,
+                eps,
+                centre,
+            };
+            let x: Vec<f32> = noise(groups * group * d, 1)
+                .iter()
+                .map(|x| 2.0 * x + 0.7)
+                .collect();
+            let (weight, bias) = (noise(groups * d, 2), noise(groups * d, 3));
+            let dy = noise(x.len(), 4);
+            let mut y = vec![0.0; x.len()];
+            let mut dx = vec![0.0; x.len()];
+            let (mut dw, mut db) = (vec![0.0; groups * d], vec![0.0; groups * d]);
+            for row in 0..groups * group {
+                let of = |v: &[f32], i: usize| f64::from(v[row * d + i]);
+                let w = |v: &[f32], i: usize| f64::from(v[row / group * d + i]);
+                let n = d as f64;
+                let mean = match centre {
+                    Centre::Mean => (0..d).map(|i| of(&x, i)).sum::<f64>() / n,
+                    Centre::None => 0.0,
+                };
+                let variance = (0..d).map(|i| (of(&x, i) - mean).powi(2)).sum::<f64>() / n;
+                let rstd = 1.0 / (variance + eps).sqrt();
+                let xhat = |i: usize| (of(&x, i) - mean) * rstd;
+                let along = (0..d)
+                    .map(|i| w(&weight, i) * of(&dy, i) * xhat(i))
+                    .sum::<f64>()
+                    / n;
+                let level = match centre {
+                    Centre::Mean => (0..d).map(|i| w(&weight, i) * of(&dy, i)).sum::<f64>() / n,
+                    Centre::None => 0.0,
+                };
+                for i in 0..d {
+                    y[row * d + i] = xhat(i) * w(&weight, i) + w(&bias, i);
+                    dx[row * d + i] = rstd * (w(&weight, i) * of(&dy, i) - xhat(i) * along - level);
+                    dw[row / group * d + i] += xhat(i) * of(&dy, i);
+                    db[row / group * d + i] += of(&dy, i);
+                }
+            }
+            for isa in Isa::available() {
+                let what = |which: &str| format!("{which} of {groups} {shape:?} on {isa:?}");
+                let (got, moments) = row_norm::forward(isa, &shape, &x, &weight, &bias);
+                assert_close(&what("output"), &got, &y, 2e-6);
+                let (gx, gw, gb) = row_norm::backward(isa, &shape, &x, &weight, &moments, &dy);
+                // A single value's gradient is a difference that vanishes.
+                if d > 1 {
+                    assert_close(&what("input gradient"), &gx, &dx, 4e-6);
+                }
+                assert_close(&what("weight gradient"), &gw, &dw, 2e-6);
+                assert_close(&what("bias gradient"), &gb, &db, 2e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_and_their_slopes_match_f64() {
+    use super::elementwise::Function;
+    let x: Vec<f32> = (-4000..=4000)
+        .map(|i| i as f32 * 0.003)
+        .chain([f32::NAN])
+        .collect();
+    let ones = vec![1.0; x.len()];
+    let phi = |x: f64| 0.5 * (1.0 + erf(x / 2f64.sqrt()));
+    let tanh =
+        |x: f64| x * sigmoid((8.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3)));
+    type F<'a> = dyn Fn(f64) -> f64 + 'a;
+    let functions: [(Function, &F<'_>); 4] = [
+        (Function::Silu, &|x| x * sigmoid(x)),
+        (Function::Gelu, &|x| x * phi(x)),
+        (Function::GeluTanh, &tanh),
+        (Function::QuickGelu, &|x| x * sigmoid(1.702 * x)),
+    ];
+    for (function, f) in functions {
+        for isa in Isa::available() {
+            let got = elementwise::apply(isa, function, &x);
+            let slope = elementwise::backward(isa, function, &x, &ones);
+            for (i, &x) in x.iter().enumerate() {
+                if x.is_nan() {
+                    assert!(got[i].is_nan() && slope[i].is_nan());
+                    continue;
+                }
+                let (x, h) = (f64::from(x), 1e-4);
+                let off = (f64::from(got[i]) - f(x)).abs();
+                assert!(
+                    off < 1e-6 * (1.0 + x.abs()),
+                    "{function:?}({x}) on {isa:?}: {}",
+                    got[i]
+                );
+                let wanted = (f(x + h) - f(x - h)) / (2.0 * h);
+                let off = (f64::from(slope[i]) - wanted).abs();
+                assert!(
+                    off < 2e-6,
+                    "{function:?}'({x}) on {isa:?}: {} for {wanted}",
+                    slope[i]
+                );
+            }
+            let rows = &x[..8000];
+            let y = elementwise::geglu(isa, 40, rows);
+            let dx = elementwise::geglu_backward(isa, 40, rows, &ones[..4000]);
+            for i in 0..4000 {
+                let at = i / 40 * 80 + i % 40;
+                let (h, gate) = (f64::from(rows[at]), f64::from(rows[at + 40]));
+                let gelu = |x: f64| x * phi(x);
+                assert!((f64::from(y[i]) - h * gelu(gate)).abs() < 2e-5);
+                assert!((f64::from(dx[at]) - gelu(gate)).abs() < 2e-5);
+                let slope = (gelu(gate + 1e-4) - gelu(gate - 1e-4)) / 2e-4;
+                assert!((f64::from(dx[at + 40]) - h * slope).abs() < 2e-5);
+            }
+        }
+    }
+}
+
+/// The error function by its series and continued fraction.
+fn erf(x: f64) -> f64 {
+    let t = x.abs();
+    let value = if t < 3.0 {
+        let (mut term, mut sum) = (t, t);
+        for n in 1..100 {
+            term *= -t * t / f64::from(n);
+            sum += term / f64::from(2 * n + 1);
+        }
+        sum * 2.0 / std::f64::consts::PI.sqrt()
+    } else {
+        let fraction = (1..60).rev().fold(t, |f, n| t + f64::from(n) / 2.0 / f);
+        1.0 - (-t * t).exp() / fraction / std::f64::consts::PI.sqrt()
+    };
+    value.copysign(x)
 }
 
 fn sigmoid(x: f64) -> f64 {
@@ -267,7 +564,11 @@ fn silu_matches_f64_over_its_whole_range() {
     x.extend([0.0, -0.0, 1e-30, -1e-30, 1e4, -1e4, 3e38, -3e38]);
     let dy = noise(x.len(), 1);
     for isa in Isa::available() {
-        for (i, (&y, &x)) in elementwise::silu(isa, &x).iter().zip(&x).enumerate() {
+        for (i, (&y, &x)) in elementwise::apply(isa, elementwise::Function::Silu, &x)
+            .iter()
+            .zip(&x)
+            .enumerate()
+        {
             let want = f64::from(x) * sigmoid(f64::from(x));
             // Below -87 the exponential is held: 1.4e-36 instead of less.
             let tolerance = 4e-7 * want.abs() + 2e-36;
@@ -276,7 +577,7 @@ fn silu_matches_f64_over_its_whole_range() {
                 "{isa:?} {i}: silu({x}) = {y}, not {want}"
             );
         }
-        for ((&g, &x), &dy) in elementwise::silu_backward(isa, &x, &dy)
+        for ((&g, &x), &dy) in elementwise::backward(isa, elementwise::Function::Silu, &x, &dy)
             .iter()
             .zip(&x)
             .zip(&dy)
@@ -318,7 +619,7 @@ fn results_have_the_same_bits_for_any_number_of_threads() {
                     .build()
                     .expect("a pool");
                 pool.install(|| {
-                    let w = Weight::F32(&weight);
+                    let w = Stored::F32(&weight);
                     let (y, moments) = norm::forward(isa, &groups, &x, &gain, &bias[..c_in]);
                     let (dx, dw, db) =
                         norm::backward(isa, &groups, &x, &gain, &bias[..c_in], &moments, &y);
@@ -327,7 +628,7 @@ fn results_have_the_same_bits_for_any_number_of_threads() {
                         conv::input_grad(isa, &shape, &dy, w),
                         conv::weight_grad(isa, &shape, &x, &dy),
                         conv::bias_grad(isa, &shape, &dy),
-                        elementwise::silu(isa, &x),
+                        elementwise::apply(isa, elementwise::Function::Silu, &x),
                         y,
                         dx,
                         dw,
@@ -355,14 +656,14 @@ fn nan_reaches_every_output_it_touches() {
     x[18 * 3 + 9] = f32::NAN;
     let weight = noise(5 * 3 * 9, 2);
     for isa in Isa::available() {
-        let y = conv::forward(isa, &shape, &x, Weight::F32(&weight), None);
+        let y = conv::forward(isa, &shape, &x, Stored::F32(&weight), None);
         for (i, y) in y.iter().enumerate() {
             let (row, col) = (i / 18 % 7, i % 18);
             let near = row.abs_diff(3) <= 1 && col.abs_diff(9) <= 1;
             assert_eq!(y.is_nan(), near, "{isa:?} at {row}, {col}");
         }
         assert!(conv::weight_grad(isa, &shape, &x, &noise(5 * 7 * 18, 3))[4].is_nan());
-        let silu = elementwise::silu(isa, &x);
+        let silu = elementwise::apply(isa, elementwise::Function::Silu, &x);
         assert!(
             silu.iter().zip(&x).all(|(y, x)| y.is_nan() == x.is_nan()),
             "{isa:?}"

@@ -94,11 +94,7 @@ impl FeedForward {
 
     /// Applies it to `x` `[b, n, d]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let mut halves = self.proj.forward(x).chunk(2, 2).into_iter();
-        let (Some(h), Some(gate)) = (halves.next(), halves.next()) else {
-            unreachable!("two chunks")
-        };
-        self.out.forward(h * kernels::gelu(gate))
+        self.out.forward(kernels::geglu(self.proj.forward(x)))
     }
 }
 

@@ -1,0 +1,105 @@
+//! Convolution: the input is kept for the weight's gradient, the weight for the input's.
+
+use burn::backend::{
+    Autodiff, Flex,
+    autodiff::{
+        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+        grads::Gradients,
+        ops::{Backward, Ops, OpsKind},
+    },
+    flex::FlexTensor,
+    tensor::FloatTensor,
+};
+use burn::tensor::DType;
+
+use super::{floats, in_dtype, packed, stored, tensor};
+use crate::fast::{
+    conv::{self, ConvShape},
+    isa::Isa,
+};
+
+pub(super) fn run(
+    x: &FlexTensor,
+    weight: &FlexTensor,
+    bias: &FlexTensor,
+    shape: &ConvShape,
+) -> FlexTensor {
+    let bias = Some(floats(bias));
+    let y = conv::forward(Isa::current(), shape, floats(x), stored(weight), bias);
+    let [c, h, w] = shape.output;
+    tensor(y, [shape.batch, c, h, w])
+}
+
+#[derive(Clone, Debug)]
+struct State {
+    x: Option<FlexTensor>,
+    weight: Option<FlexTensor>,
+    weight_dtype: DType,
+    shape: ConvShape,
+}
+
+impl State {
+    fn input_grad(&self, dy: &FlexTensor) -> FlexTensor {
+        let weight = self.weight.as_ref().expect("kept for a tracked input");
+        let dx = conv::input_grad(Isa::current(), &self.shape, floats(dy), stored(weight));
+        let [c, h, w] = self.shape.input;
+        tensor(dx, [self.shape.batch, c, h, w])
+    }
+
+    fn weight_grad(&self, dy: &FlexTensor) -> FlexTensor {
+        let x = self.x.as_ref().expect("kept for a tracked weight");
+        let dw = conv::weight_grad(Isa::current(), &self.shape, floats(x), floats(dy));
+        let ([out, ..], [c, ..], [kh, kw]) =
+            (self.shape.output, self.shape.input, self.shape.kernel);
+        in_dtype(tensor(dw, [out, c, kh, kw]), self.weight_dtype)
+    }
+}
+
+#[derive(Debug)]
+struct ConvBackward;
+
+impl Backward<Flex, 3> for ConvBackward {
+    type State = State;
+
+    fn backward(self, ops: Ops<State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [x, weight, bias] = ops.parents;
+        let dy = packed(grads.consume::<Flex>(&ops.node));
+        if let Some(x) = x {
+            grads.register::<Flex>(x.id, ops.state.input_grad(&dy));
+        }
+        if let Some(weight) = weight {
+            grads.register::<Flex>(weight.id, ops.state.weight_grad(&dy));
+        }
+        if let Some(bias) = bias {
+            let shape = &ops.state.shape;
+            let db = conv::bias_grad(Isa::current(), shape, floats(&dy));
+            grads.register::<Flex>(bias.id, tensor(db, [shape.output[0]]));
+        }
+    }
+}
+
+pub(super) fn taped<C: CheckpointStrategy>(
+    x: FloatTensor<Autodiff<Flex, C>>,
+    weight: FloatTensor<Autodiff<Flex, C>>,
+    bias: FloatTensor<Autodiff<Flex, C>>,
+    shape: ConvShape,
+) -> FloatTensor<Autodiff<Flex, C>> {
+    let (needs_weight, needs_x) = (x.is_tracked(), weight.is_tracked());
+    let ((x, x_node), (weight, weight_node)) = (x.into_parts(), weight.into_parts());
+    let (bias, bias_node) = bias.into_parts();
+    let (x, weight) = (packed(x), packed(weight));
+    let y = run(&x, &weight, &packed(bias), &shape);
+    let nodes = [x_node, weight_node, bias_node];
+    match ConvBackward.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => {
+            let state = State {
+                weight_dtype: weight.dtype(),
+                x: needs_x.then_some(x),
+                weight: needs_weight.then_some(weight),
+                shape,
+            };
+            prep.finish(state, y)
+        }
+        OpsKind::UnTracked(prep) => prep.finish(y),
+    }
+}

@@ -1,0 +1,321 @@
+//! Our operations as a burn extension: the fast paths on `flex`, with handwritten gradients.
+//!
+//! A tensor without autodiff is a constant. What a gradient does not need is not kept: a convolution or a linear map
+//! with a frozen weight keeps no input. A file for each operation holds what it keeps and its backward.
+
+mod attention;
+mod conv;
+mod linear;
+mod norm;
+mod pointwise;
+
+use burn::{
+    backend::{
+        Autodiff, Backend, Dispatch, DispatchDevice, Flex,
+        autodiff::checkpoint::strategy::CheckpointStrategy, backend_extension, flex::FlexTensor,
+        ops::FloatTensorOps, tensor::FloatTensor,
+    },
+    tensor::{DType, FloatDType, Tensor, TensorData, bf16, f16},
+};
+
+use crate::fast::{
+    attention::AttentionShape, conv::ConvShape, elementwise::Function, isa, linear::LinearShape,
+    norm::NormShape, row_norm::RowShape, stored::Stored,
+};
+
+/// The operations with a fast path.
+#[backend_extension(Flex, Autodiff)]
+pub(crate) trait KernelOps: Backend {
+    /// Convolution with a bias.
+    fn kernel_conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shape: ConvShape,
+    ) -> FloatTensor<Self>;
+    /// Linear map of rows, with a bias.
+    fn kernel_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shape: LinearShape,
+    ) -> FloatTensor<Self>;
+    /// Attention.
+    fn kernel_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        shape: AttentionShape,
+    ) -> FloatTensor<Self>;
+    /// Group normalization and its activation.
+    fn kernel_group_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shape: NormShape,
+    ) -> FloatTensor<Self>;
+    /// Normalization of rows.
+    fn kernel_row_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shape: RowShape,
+    ) -> FloatTensor<Self>;
+    /// A function of each value.
+    fn kernel_pointwise(x: FloatTensor<Self>, function: Function) -> FloatTensor<Self>;
+    /// `h gelu(gate)` of rows `[h, gate]`.
+    fn kernel_geglu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+}
+
+/// Whether `x` takes the fast path: f32 on `flex`, and the environment does not forbid it.
+pub(crate) fn is_fast<const D: usize>(x: &Tensor<D>) -> bool {
+    x.dtype() == DType::F32
+        && isa::enabled()
+        && matches!(
+            x.device().as_dispatch().clone().inner(),
+            DispatchDevice::Flex(_)
+        )
+}
+
+/// Whether a weight may stay in `dtype`.
+pub(crate) fn is_weight(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::BF16 | DType::F16)
+}
+
+/// `bias`, or zeros without autodiff where there is none.
+fn bias_or_zeros<const D: usize>(
+    bias: Option<Tensor<1>>,
+    x: &Tensor<D>,
+    count: usize,
+) -> Tensor<1> {
+    bias.unwrap_or_else(|| Tensor::zeros([count], (&x.device().without_autodiff(), DType::F32)))
+}
+
+/// [`KernelOps::kernel_conv2d`] on tensors.
+pub(crate) fn conv2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    shape: ConvShape,
+) -> Tensor<4> {
+    let bias = bias_or_zeros(bias, &x, shape.output[0]).into_dispatch();
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(Dispatch::kernel_conv2d(x, weight, bias, shape))
+}
+
+/// [`KernelOps::kernel_linear`] on tensors; `x` `[n, d_in]`.
+pub(crate) fn linear(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    shape: LinearShape,
+) -> Tensor<2> {
+    let bias = bias_or_zeros(bias, &x, shape.d_out).into_dispatch();
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(Dispatch::kernel_linear(x, weight, bias, shape))
+}
+
+/// [`KernelOps::kernel_attention`] on tensors.
+pub(crate) fn attention(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    shape: AttentionShape,
+) -> Tensor<4> {
+    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    Tensor::from_dispatch(Dispatch::kernel_attention(q, k, v, shape))
+}
+
+/// [`KernelOps::kernel_group_norm`] on tensors.
+pub(crate) fn group_norm(
+    x: Tensor<4>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    shape: NormShape,
+) -> Tensor<4> {
+    let (weight, bias) = (weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(Dispatch::kernel_group_norm(
+        x.into_dispatch(),
+        weight,
+        bias,
+        shape,
+    ))
+}
+
+/// [`KernelOps::kernel_row_norm`] on tensors; `weight` and `bias` `[groups, d]`.
+pub(crate) fn row_norm<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Tensor<2>,
+    shape: RowShape,
+) -> Tensor<D> {
+    let (weight, bias) = (weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(Dispatch::kernel_row_norm(
+        x.into_dispatch(),
+        weight,
+        bias,
+        shape,
+    ))
+}
+
+/// [`KernelOps::kernel_pointwise`] on tensors.
+pub(crate) fn pointwise<const D: usize>(x: Tensor<D>, function: Function) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::kernel_pointwise(x.into_dispatch(), function))
+}
+
+/// [`KernelOps::kernel_geglu`] on tensors.
+pub(crate) fn geglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::kernel_geglu(x.into_dispatch()))
+}
+
+/// `tensor` with its values in order and one after the other.
+fn packed(tensor: FlexTensor) -> FlexTensor {
+    if tensor.layout().contiguous_offsets().is_some() {
+        tensor
+    } else {
+        tensor.to_contiguous()
+    }
+}
+
+/// The values of a packed f32 tensor.
+fn floats(tensor: &FlexTensor) -> &[f32] {
+    tensor.as_slice().expect("a packed f32 tensor")
+}
+
+/// The values of a packed weight.
+fn stored(tensor: &FlexTensor) -> Stored<'_> {
+    match tensor.dtype() {
+        DType::BF16 => Stored::Bf16(tensor.as_slice::<bf16>().expect("a packed weight")),
+        DType::F16 => Stored::F16(tensor.as_slice::<f16>().expect("a packed weight")),
+        _ => Stored::F32(floats(tensor)),
+    }
+}
+
+/// A tensor of `values`.
+fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape))
+}
+
+/// A tensor of `values` in the shape of another.
+fn like(values: Vec<f32>, other: &FlexTensor) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, other.layout().shape().clone()))
+}
+
+/// A gradient in the type of the weight it belongs to.
+fn in_dtype(gradient: FlexTensor, dtype: DType) -> FlexTensor {
+    match dtype {
+        DType::BF16 => Flex::float_cast(gradient, FloatDType::BF16),
+        DType::F16 => Flex::float_cast(gradient, FloatDType::F16),
+        _ => gradient,
+    }
+}
+
+impl KernelOps for Flex {
+    fn kernel_conv2d(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        shape: ConvShape,
+    ) -> FlexTensor {
+        conv::run(&packed(x), &packed(weight), &packed(bias), &shape)
+    }
+
+    fn kernel_linear(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        shape: LinearShape,
+    ) -> FlexTensor {
+        linear::run(&packed(x), &packed(weight), &packed(bias), &shape)
+    }
+
+    fn kernel_attention(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        shape: AttentionShape,
+    ) -> FlexTensor {
+        attention::run(&packed(q), &packed(k), &packed(v), &shape).0
+    }
+
+    fn kernel_group_norm(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        shape: NormShape,
+    ) -> FlexTensor {
+        norm::run_groups(&packed(x), &packed(weight), &packed(bias), &shape).0
+    }
+
+    fn kernel_row_norm(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        shape: RowShape,
+    ) -> FlexTensor {
+        norm::run_rows(&packed(x), &packed(weight), &packed(bias), &shape).0
+    }
+
+    fn kernel_pointwise(x: FlexTensor, function: Function) -> FlexTensor {
+        pointwise::run(&packed(x), function)
+    }
+
+    fn kernel_geglu(x: FlexTensor) -> FlexTensor {
+        pointwise::run_geglu(&packed(x))
+    }
+}
+
+impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
+    fn kernel_conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shape: ConvShape,
+    ) -> FloatTensor<Self> {
+        conv::taped::<C>(x, weight, bias, shape)
+    }
+
+    fn kernel_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shape: LinearShape,
+    ) -> FloatTensor<Self> {
+        linear::taped::<C>(x, weight, bias, shape)
+    }
+
+    fn kernel_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        shape: AttentionShape,
+    ) -> FloatTensor<Self> {
+        attention::taped::<C>(q, k, v, shape)
+    }
+
+    fn kernel_group_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shape: NormShape,
+    ) -> FloatTensor<Self> {
+        norm::taped_groups::<C>(x, weight, bias, shape)
+    }
+
+    fn kernel_row_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shape: RowShape,
+    ) -> FloatTensor<Self> {
+        norm::taped_rows::<C>(x, weight, bias, shape)
+    }
+
+    fn kernel_pointwise(x: FloatTensor<Self>, function: Function) -> FloatTensor<Self> {
+        pointwise::taped::<C>(x, function)
+    }
+
+    fn kernel_geglu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        pointwise::taped_geglu::<C>(x)
+    }
+}

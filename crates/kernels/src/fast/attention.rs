@@ -1,0 +1,542 @@
+//! Scaled dot-product attention in blocks with an online softmax: no matrix of all queries by all keys.
+//!
+//! ```text
+//! s = scale q kT        p = softmax(s)        o = p v
+//! dv = pT do            ds = p (do vT - sum(do o)) scale        dq = ds k        dk = dsT q
+//! ```
+//!
+//! The backward recomputes `p` from the logarithm of each row's sum (Dao et al., 2205.14135). One task makes a block of
+//! queries of one head (forward) or one head (backward), always in the same order.
+
+#![expect(
+    unsafe_code,
+    reason = "raw addresses keep the inner loops free of bounds checks"
+)]
+
+use rayon::prelude::*;
+
+use super::{
+    conv::Lanes,
+    isa::Isa,
+    shared::Shared,
+    simd::{Job, Simd, dispatch},
+};
+
+/// Queries of a block.
+const QUERIES: usize = 48;
+/// Keys of a block, a multiple of every set's lanes.
+const KEYS: usize = 64;
+
+/// Sizes and rules.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct AttentionShape {
+    /// Batch times heads.
+    pub(crate) heads: usize,
+    /// Queries.
+    pub(crate) n: usize,
+    /// Keys.
+    pub(crate) m: usize,
+    /// Width of a head.
+    pub(crate) d: usize,
+    /// Multiplies the logits.
+    pub(crate) scale: f32,
+    /// Whether query `i` sees keys `0..=i` only.
+    pub(crate) causal: bool,
+}
+
+impl AttentionShape {
+    /// Keys that some query of `first..end` sees.
+    fn seen(&self, end: usize) -> usize {
+        if self.causal { self.m.min(end) } else { self.m }
+    }
+}
+
+/// `o` `[heads, n, d]` for `q` `[heads, n, d]`, `k` and `v` `[heads, m, d]`, and the logarithm of each row's sum of
+/// exponentials, `[heads, n]`.
+pub(crate) fn forward(
+    isa: Isa,
+    shape: &AttentionShape,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+) -> (Vec<f32>, Vec<f32>) {
+    let AttentionShape { heads, n, m, d, .. } = *shape;
+    assert_eq!(
+        [q.len(), k.len(), v.len()],
+        [heads * n * d, heads * m * d, heads * m * d]
+    );
+    let mut o = vec![0.0; heads * n * d];
+    let mut lse = vec![0.0; heads * n];
+    if o.is_empty() || m == 0 {
+        return (o, lse);
+    }
+    let width = d.next_multiple_of(dispatch(isa, Lanes));
+    let blocks = m.div_ceil(KEYS);
+    // Keys across their block, values in padded rows.
+    let mut kt = vec![0.0; heads * blocks * d * KEYS];
+    kt.par_chunks_mut(d * KEYS)
+        .enumerate()
+        .for_each(|(i, kt)| transpose(block_rows(k, i / blocks, m, d, i % blocks), d, kt, KEYS));
+    let padded;
+    let v = if width == d {
+        v
+    } else {
+        padded = pad_rows(v, d, width);
+        &padded
+    };
+    let tasks = n.div_ceil(QUERIES);
+    let (o_out, lse_out) = (Shared::new(&mut o), Shared::new(&mut lse));
+    (0..heads * tasks).into_par_iter().for_each(|task| {
+        // The last blocks of a causal head take longest.
+        let (head, i) = (task / tasks, tasks - 1 - task % tasks);
+        let first = i * QUERIES;
+        let rows = QUERIES.min(n - first);
+        // SAFETY: these rows belong to this task alone, and both vectors outlive it.
+        let (o, lse) = unsafe {
+            let at = head * n + first;
+            let o = std::slice::from_raw_parts_mut(o_out.at(at * d, rows * d), rows * d);
+            let lse = std::slice::from_raw_parts_mut(lse_out.at(at, rows), rows);
+            (o, lse)
+        };
+        let job = Forward {
+            shape,
+            first,
+            rows,
+            width,
+            q: &q[(head * n + first) * d..][..rows * d],
+            kt: &kt[head * blocks * d * KEYS..][..blocks * d * KEYS],
+            v: &v[head * m * width..][..m * width],
+            o,
+            lse,
+        };
+        dispatch(isa, job);
+    });
+    (o, lse)
+}
+
+/// The rows of block `block` of a head's `[rows, d]`.
+fn block_rows(x: &[f32], head: usize, rows: usize, d: usize, block: usize) -> &[f32] {
+    let first = block * KEYS;
+    &x[(head * rows + first) * d..(head * rows + rows.min(first + KEYS)) * d]
+}
+
+/// Columns of `x` `[rows, d]` as rows of `width` in `to` `[d, width]`, with zeros after the last row of `x`.
+fn transpose(x: &[f32], d: usize, to: &mut [f32], width: usize) {
+    let rows = x.len() / d;
+    for (c, to) in to.chunks_exact_mut(width).enumerate() {
+        for (to, x) in to.iter_mut().zip(x[c..].iter().step_by(d)) {
+            *to = *x;
+        }
+        to[rows..].fill(0.0);
+    }
+}
+
+/// `x` `[rows, d]` as `[rows, width]`.
+fn pad_rows(x: &[f32], d: usize, width: usize) -> Vec<f32> {
+    let mut to = vec![0.0; x.len() / d * width];
+    to.par_chunks_mut(width)
+        .zip(x.par_chunks(d))
+        .with_min_len(64)
+        .for_each(|(to, x)| to[..d].copy_from_slice(x));
+    to
+}
+
+/// A block of queries of one head.
+struct Forward<'a> {
+    shape: &'a AttentionShape,
+    first: usize,
+    rows: usize,
+    width: usize,
+    q: &'a [f32],
+    kt: &'a [f32],
+    v: &'a [f32],
+    o: &'a mut [f32],
+    lse: &'a mut [f32],
+}
+
+impl Job for Forward<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let AttentionShape { d, scale, .. } = *self.shape;
+        let (rows, width) = (self.rows, self.width);
+        let mut p = vec![0.0f32; QUERIES * KEYS];
+        let mut sums = vec![0.0f32; rows * width];
+        let mut most = [f32::NEG_INFINITY; QUERIES];
+        let mut total = [0.0f32; QUERIES];
+        let seen = self.shape.seen(self.first + rows);
+        for k0 in (0..seen).step_by(KEYS) {
+            let keys = KEYS.min(seen - k0);
+            // SAFETY: q has `rows` rows of d; the block of kt d rows of KEYS; p room for both.
+            unsafe {
+                let kt = self.kt.as_ptr().add(k0 * d);
+                let size = [rows, KEYS, d];
+                let a = (self.q.as_ptr(), [d, 1]);
+                product(s, size, a, (kt, KEYS), (p.as_mut_ptr(), KEYS), Sum::New);
+            }
+            for (i, p) in p.chunks_exact_mut(KEYS).enumerate().take(rows) {
+                let visible = if self.shape.causal {
+                    keys.min((self.first + i + 1).saturating_sub(k0))
+                } else {
+                    keys
+                };
+                p[visible..].fill(f32::NEG_INFINITY);
+                if visible == 0 {
+                    p.fill(0.0);
+                    continue;
+                }
+                let highest = most[i].max(maximum(s, p) * scale);
+                let shrink = if most[i] == highest {
+                    1.0
+                } else {
+                    (most[i] - highest).exp()
+                };
+                most[i] = highest;
+                total[i] = total[i] * shrink + exponentials(s, p, scale, highest);
+                p[visible..].fill(0.0);
+                if shrink != 1.0 {
+                    scale_row(s, &mut sums[i * width..(i + 1) * width], shrink);
+                }
+            }
+            // SAFETY: p has `rows` rows of KEYS, v `keys` rows of `width` from k0, sums `rows` rows of `width`.
+            unsafe {
+                let v = self.v.as_ptr().add(k0 * width);
+                let size = [rows, width, keys];
+                let a = (p.as_ptr(), [KEYS, 1]);
+                product(s, size, a, (v, width), (sums.as_mut_ptr(), width), Sum::Add);
+            }
+        }
+        for i in 0..rows {
+            scale_row(s, &mut sums[i * width..(i + 1) * width], 1.0 / total[i]);
+            self.o[i * d..(i + 1) * d].copy_from_slice(&sums[i * width..i * width + d]);
+            self.lse[i] = most[i] + total[i].ln();
+        }
+    }
+}
+
+/// What the backward is given.
+#[derive(Clone, Copy)]
+pub(crate) struct Saved<'a> {
+    /// Queries `[heads, n, d]`.
+    pub(crate) q: &'a [f32],
+    /// Keys `[heads, m, d]`.
+    pub(crate) k: &'a [f32],
+    /// Values `[heads, m, d]`.
+    pub(crate) v: &'a [f32],
+    /// The output `[heads, n, d]`.
+    pub(crate) o: &'a [f32],
+    /// Logarithms of the rows' sums `[heads, n]`.
+    pub(crate) lse: &'a [f32],
+}
+
+/// The gradients of `q`, `k` and `v` for the output's gradient `dy` `[heads, n, d]`.
+pub(crate) fn backward(
+    isa: Isa,
+    shape: &AttentionShape,
+    saved: &Saved<'_>,
+    dy: &[f32],
+) -> [Vec<f32>; 3] {
+    let AttentionShape { heads, n, m, d, .. } = *shape;
+    assert_eq!(dy.len(), heads * n * d);
+    let mut dq = vec![0.0; heads * n * d];
+    let mut dk = vec![0.0; heads * m * d];
+    let mut dv = vec![0.0; heads * m * d];
+    if dq.is_empty() || dk.is_empty() {
+        return [dq, dk, dv];
+    }
+    let width = d.next_multiple_of(dispatch(isa, Lanes));
+    dq.par_chunks_mut(n * d)
+        .zip(dk.par_chunks_mut(m * d))
+        .zip(dv.par_chunks_mut(m * d))
+        .enumerate()
+        .for_each(|(head, ((dq, dk), dv))| {
+            let queries = head * n * d..(head + 1) * n * d;
+            let keys = head * m * d..(head + 1) * m * d;
+            let job = Backward {
+                shape,
+                width,
+                saved: Saved {
+                    q: &saved.q[queries.clone()],
+                    k: &saved.k[keys.clone()],
+                    v: &saved.v[keys],
+                    o: &saved.o[queries.clone()],
+                    lse: &saved.lse[head * n..(head + 1) * n],
+                },
+                dy: &dy[queries],
+                dq,
+                dk,
+                dv,
+            };
+            dispatch(isa, job);
+        });
+    [dq, dk, dv]
+}
+
+/// One head.
+struct Backward<'a> {
+    shape: &'a AttentionShape,
+    width: usize,
+    saved: Saved<'a>,
+    dy: &'a [f32],
+    dq: &'a mut [f32],
+    dk: &'a mut [f32],
+    dv: &'a mut [f32],
+}
+
+impl Job for Backward<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let AttentionShape { n, m, d, scale, .. } = *self.shape;
+        let (width, saved) = (self.width, self.saved);
+        let rows_of = |x: &[f32], rows: usize| {
+            let mut to = vec![0.0f32; rows * width];
+            for (to, x) in to.chunks_exact_mut(width).zip(x.chunks_exact(d)) {
+                to[..d].copy_from_slice(x);
+            }
+            to
+        };
+        let (q, dy) = (rows_of(saved.q, n), rows_of(self.dy, n));
+        let mut dq = vec![0.0f32; n * width];
+        let deltas: Vec<f32> = (self.dy.chunks_exact(d))
+            .zip(saved.o.chunks_exact(d))
+            .map(|(dy, o)| dot(s, dy, o))
+            .collect();
+        let mut p = vec![0.0f32; QUERIES * KEYS];
+        let mut ds = vec![0.0f32; QUERIES * KEYS];
+        let (mut kt, mut vt) = (vec![0.0f32; d * KEYS], vec![0.0f32; d * KEYS]);
+        for k0 in (0..m).step_by(KEYS) {
+            let keys = KEYS.min(m - k0);
+            let part = k0 * d..(k0 + keys) * d;
+            transpose(&saved.k[part.clone()], d, &mut kt, KEYS);
+            transpose(&saved.v[part.clone()], d, &mut vt, KEYS);
+            let k = rows_of(&saved.k[part.clone()], keys);
+            let (mut dk, mut dv) = (vec![0.0f32; keys * width], vec![0.0f32; keys * width]);
+            for q0 in (0..n).step_by(QUERIES) {
+                let rows = QUERIES.min(n - q0);
+                if self.shape.causal && q0 + rows <= k0 {
+                    continue;
+                }
+                // SAFETY: every operand holds the rows and columns that the sizes say.
+                unsafe {
+                    let (q, dy) = (q.as_ptr().add(q0 * width), dy.as_ptr().add(q0 * width));
+                    let wide = [rows, KEYS, d];
+                    let to = (p.as_mut_ptr(), KEYS);
+                    product(s, wide, (q, [width, 1]), (kt.as_ptr(), KEYS), to, Sum::New);
+                    let to = (ds.as_mut_ptr(), KEYS);
+                    product(s, wide, (dy, [width, 1]), (vt.as_ptr(), KEYS), to, Sum::New);
+                    let both = p.chunks_exact_mut(KEYS).zip(ds.chunks_exact_mut(KEYS));
+                    for (i, (p, ds)) in both.enumerate().take(rows) {
+                        let visible = if self.shape.causal {
+                            keys.min((q0 + i + 1).saturating_sub(k0))
+                        } else {
+                            keys
+                        };
+                        exponentials(s, p, scale, saved.lse[q0 + i]);
+                        p[visible..].fill(0.0);
+                        scores(s, p, ds, deltas[q0 + i], scale);
+                        ds[visible..].fill(0.0);
+                    }
+                    let narrow = [keys, width, rows];
+                    let to = (dv.as_mut_ptr(), width);
+                    product(
+                        s,
+                        narrow,
+                        (p.as_ptr(), [1, KEYS]),
+                        (dy, width),
+                        to,
+                        Sum::Add,
+                    );
+                    let to = (dk.as_mut_ptr(), width);
+                    product(
+                        s,
+                        narrow,
+                        (ds.as_ptr(), [1, KEYS]),
+                        (q, width),
+                        to,
+                        Sum::Add,
+                    );
+                    let to = (dq.as_mut_ptr().add(q0 * width), width);
+                    let size = [rows, width, keys];
+                    product(
+                        s,
+                        size,
+                        (ds.as_ptr(), [KEYS, 1]),
+                        (k.as_ptr(), width),
+                        to,
+                        Sum::Add,
+                    );
+                }
+            }
+            strip(&dk, width, &mut self.dk[part.clone()], d);
+            strip(&dv, width, &mut self.dv[part], d);
+        }
+        strip(&dq, width, self.dq, d);
+    }
+}
+
+/// Rows of `width` as rows of `d`.
+fn strip(from: &[f32], width: usize, to: &mut [f32], d: usize) {
+    for (to, from) in to.chunks_exact_mut(d).zip(from.chunks_exact(width)) {
+        to.copy_from_slice(&from[..d]);
+    }
+}
+
+/// Whether a product replaces its result or is added to it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sum {
+    New,
+    Add,
+}
+
+/// `c[i][j] (+)= sum over k of a[i][k] b[k][j]` for `[rows, columns, depth]`; columns are whole vectors.
+///
+/// # Safety
+/// `a` is valid at `i * strides[0] + k * strides[1]`, `b` and `c` at whole rows of `columns`.
+#[inline(always)]
+unsafe fn product<S: Simd>(
+    s: S,
+    [rows, columns, depth]: [usize; 3],
+    (a, strides): (*const f32, [usize; 2]),
+    (b, b_stride): (*const f32, usize),
+    (c, c_stride): (*mut f32, usize),
+    sum: Sum,
+) {
+    let vectors = columns / S::LANES;
+    let mut j = 0;
+    while j < vectors {
+        let n = (vectors - j).min(2);
+        let mut i = 0;
+        while i < rows {
+            let m = (rows - i).min(S::ROWS);
+            // SAFETY: by the caller's promise.
+            unsafe {
+                let a = (a.add(i * strides[0]), strides);
+                let b = (b.add(j * S::LANES), b_stride);
+                let c = (c.add(i * c_stride + j * S::LANES), c_stride);
+                macro_rules! pick {
+                    ($($m:literal)*) => {
+                        match m {
+                            $($m if $m <= S::ROWS => if n == 2 {
+                                tile::<S, $m, 2>(s, depth, a, b, c, sum)
+                            } else {
+                                tile::<S, $m, 1>(s, depth, a, b, c, sum)
+                            },)*
+                            _ => unreachable!("{m} rows"),
+                        }
+                    };
+                }
+                pick!(1 2 3 4 5 6 7 8 9 10 11 12 13);
+            }
+            i += m;
+        }
+        j += n;
+    }
+}
+
+/// `M` rows by `N` vectors of a product.
+///
+/// # Safety
+/// As [`product`].
+#[inline(always)]
+unsafe fn tile<S: Simd, const M: usize, const N: usize>(
+    s: S,
+    depth: usize,
+    (a, [row, column]): (*const f32, [usize; 2]),
+    (b, b_stride): (*const f32, usize),
+    (c, c_stride): (*mut f32, usize),
+    sum: Sum,
+) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let mut acc = [[s.splat(0.0); N]; M];
+        for k in 0..depth {
+            let b: [S::V; N] = std::array::from_fn(|n| s.load(b.add(k * b_stride + n * S::LANES)));
+            for (m, acc) in acc.iter_mut().enumerate() {
+                let a = s.splat(*a.add(m * row + k * column));
+                for (acc, b) in acc.iter_mut().zip(b) {
+                    *acc = s.fma(a, b, *acc);
+                }
+            }
+        }
+        for (m, acc) in acc.into_iter().enumerate() {
+            for (n, acc) in acc.into_iter().enumerate() {
+                let c = c.add(m * c_stride + n * S::LANES);
+                let acc = match sum {
+                    Sum::New => acc,
+                    Sum::Add => s.add(s.load(c), acc),
+                };
+                s.store(c, acc);
+            }
+        }
+    }
+}
+
+/// The largest of whole vectors; a NaN among them shows in the exponentials.
+#[inline(always)]
+fn maximum<S: Simd>(s: S, row: &[f32]) -> f32 {
+    let mut most = s.splat(f32::NEG_INFINITY);
+    for v in row.chunks_exact(S::LANES) {
+        // SAFETY: a whole vector.
+        most = s.max(most, unsafe { s.load(v.as_ptr()) });
+    }
+    s.maximum(most)
+}
+
+/// Turns a row of whole vectors into `e^(scale x - shift)` and gives back its sum.
+#[inline(always)]
+fn exponentials<S: Simd>(s: S, row: &mut [f32], scale: f32, shift: f32) -> f32 {
+    let (scale, shift) = (s.splat(scale), s.splat(-shift));
+    let mut total = s.splat(0.0);
+    for v in row.chunks_exact_mut(S::LANES) {
+        // SAFETY: a whole vector.
+        unsafe {
+            let x = s.fma(s.load(v.as_ptr()), scale, shift);
+            let e = s.exp(x);
+            total = s.add(total, e);
+            s.store(v.as_mut_ptr(), e);
+        }
+    }
+    s.sum(total)
+}
+
+/// `ds = p (ds - delta) scale` over whole vectors.
+#[inline(always)]
+fn scores<S: Simd>(s: S, p: &[f32], ds: &mut [f32], delta: f32, scale: f32) {
+    let (delta, scale) = (s.splat(delta), s.splat(scale));
+    for (p, ds) in p.chunks_exact(S::LANES).zip(ds.chunks_exact_mut(S::LANES)) {
+        // SAFETY: whole vectors.
+        unsafe {
+            let x = s.sub(s.load(ds.as_ptr()), delta);
+            let x = s.mul(s.mul(s.load(p.as_ptr()), scale), x);
+            s.store(ds.as_mut_ptr(), x);
+        }
+    }
+}
+
+/// Multiplies a row of whole vectors.
+#[inline(always)]
+fn scale_row<S: Simd>(s: S, row: &mut [f32], factor: f32) {
+    let factor = s.splat(factor);
+    for v in row.chunks_exact_mut(S::LANES) {
+        // SAFETY: a whole vector.
+        unsafe { s.store(v.as_mut_ptr(), s.mul(s.load(v.as_ptr()), factor)) };
+    }
+}
+
+/// The product of two rows of any length.
+#[inline(always)]
+fn dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
+    let mut sum = s.splat(0.0);
+    for (a, b) in a.chunks(S::LANES).zip(b.chunks(S::LANES)) {
+        // SAFETY: both have that many values.
+        let (a, b) = unsafe {
+            (
+                s.load_part(a.as_ptr(), a.len()),
+                s.load_part(b.as_ptr(), b.len()),
+            )
+        };
+        sum = s.fma(a, b, sum);
+    }
+    s.sum(sum)
+}

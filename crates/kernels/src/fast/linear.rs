@@ -1,0 +1,109 @@
+//! Linear maps `y[n][o] = bias[o] + sum over i of x[n][i] w[o][i]` and their gradients.
+
+use rayon::prelude::*;
+
+use super::{
+    dot::{self, Dot, Order},
+    isa::Isa,
+    outer::{self, Outer},
+    stored::Stored,
+};
+
+/// Rows, inputs and outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LinearShape {
+    /// Rows of the input.
+    pub(crate) n: usize,
+    /// Inputs of a row.
+    pub(crate) d_in: usize,
+    /// Outputs of a row.
+    pub(crate) d_out: usize,
+}
+
+/// `y`, `[n, d_out]`.
+pub(crate) fn forward(
+    isa: Isa,
+    shape: &LinearShape,
+    x: &[f32],
+    weight: Stored<'_>,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    let LinearShape { n, d_in, d_out } = *shape;
+    assert_eq!(x.len(), n * d_in);
+    let mut y = vec![0.0; n * d_out];
+    let operands = Dot {
+        a: weight,
+        m: d_out,
+        n,
+        k: d_in,
+        bias,
+        order: Order::ByB,
+    };
+    let fill = |row: usize, k0: usize, to: &mut [f32]| {
+        to.copy_from_slice(&x[row * d_in + k0..][..to.len()])
+    };
+    dot::run(isa, &operands, &fill, &mut y);
+    y
+}
+
+/// The gradient of `x`, `[n, d_in]`.
+pub(crate) fn input_grad(
+    isa: Isa,
+    shape: &LinearShape,
+    dy: &[f32],
+    weight: Stored<'_>,
+) -> Vec<f32> {
+    let LinearShape { n, d_in, d_out } = *shape;
+    let mut dx = vec![0.0; n * d_in];
+    let operands = Outer {
+        a: Stored::F32(dy),
+        a_strides: [d_out, 1],
+        b: weight,
+        batch: 1,
+        m: n,
+        n: d_in,
+        k: d_out,
+        bias: None,
+    };
+    outer::run(isa, &operands, &mut dx);
+    dx
+}
+
+/// The gradient of the weight, `[d_out, d_in]`.
+pub(crate) fn weight_grad(isa: Isa, shape: &LinearShape, x: &[f32], dy: &[f32]) -> Vec<f32> {
+    let LinearShape { n, d_in, d_out } = *shape;
+    let mut dw = vec![0.0; d_out * d_in];
+    let operands = Outer {
+        a: Stored::F32(dy),
+        a_strides: [1, d_out],
+        b: Stored::F32(x),
+        batch: 1,
+        m: d_out,
+        n: d_in,
+        k: n,
+        bias: None,
+    };
+    outer::run(isa, &operands, &mut dw);
+    dw
+}
+
+/// The gradient of the bias, `[d_out]`: sums over rows, in f64.
+pub(crate) fn bias_grad(shape: &LinearShape, dy: &[f32]) -> Vec<f32> {
+    const COLUMNS: usize = 64;
+    let d_out = shape.d_out;
+    let mut db = vec![0.0; d_out];
+    db.par_chunks_mut(COLUMNS).enumerate().for_each(|(i, db)| {
+        let first = i * COLUMNS;
+        let mut sums = [0.0f64; COLUMNS];
+        for row in dy.chunks_exact(d_out) {
+            let row = &row[first..first + db.len()];
+            sums.iter_mut()
+                .zip(row)
+                .for_each(|(sum, v)| *sum += f64::from(*v));
+        }
+        db.iter_mut()
+            .zip(sums)
+            .for_each(|(db, sum)| *db = sum as f32);
+    });
+    db
+}
