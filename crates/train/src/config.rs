@@ -194,6 +194,18 @@ pub struct VaeLoss {
     pub kl: f64,
     /// Whether the latent is drawn from the posterior or is its mean.
     pub latent: Latent,
+    /// What fresh weights compute before training.
+    pub init: VaeInit,
+}
+
+/// What an autoencoder's fresh weights compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VaeInit {
+    /// Each layer's own initial values: noise.
+    Layers,
+    /// A cosine transform of 4x4 blocks of which 16 coefficients are kept: training starts at its 38 dB.
+    Dct,
 }
 
 /// Which latent the decoder is trained on.
@@ -213,6 +225,7 @@ impl Default for VaeLoss {
             l2: 0.0,
             kl: 1e-6,
             latent: Latent::Draw,
+            init: VaeInit::Layers,
         }
     }
 }

@@ -10,10 +10,14 @@ use crate::{Error, json};
 /// `AutoencoderKL`, as far as this program implements it.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 pub struct VaeConfig {
-    /// Channels of the picture that enters.
+    /// Channels that enter the first convolution: `3 patch_size^2`.
     pub in_channels: usize,
-    /// Channels of the picture that leaves.
+    /// Channels that leave the last convolution: `3 patch_size^2`.
     pub out_channels: usize,
+    /// Side of the square of pixels that is folded into channels before the encoder and unfolded after the decoder
+    /// (as in Wan 2.2's autoencoder). SDXL's and SD3's autoencoders work on single pixels.
+    #[serde(default = "one")]
+    pub patch_size: usize,
     /// Channels of the latent.
     pub latent_channels: usize,
     /// Channels of each level.
@@ -37,6 +41,10 @@ pub struct VaeConfig {
     /// Whether the mid blocks attend.
     #[serde(default = "yes")]
     pub mid_block_add_attention: bool,
+}
+
+fn one() -> usize {
+    1
 }
 
 fn groups() -> usize {
@@ -84,8 +92,16 @@ impl VaeConfig {
                 "block_out_channels must be multiples of norm_num_groups; correct config.json";
             return Err(Error::input(origin, what));
         }
-        if (config.in_channels, config.out_channels) != (3, 3) || config.latent_channels == 0 {
-            let what = "only pictures of three channels are supported; use another autoencoder";
+        let folded = config
+            .patch_size
+            .checked_pow(2)
+            .and_then(|n| n.checked_mul(3));
+        if config.patch_size == 0
+            || folded != Some(config.in_channels)
+            || folded != Some(config.out_channels)
+            || config.latent_channels == 0
+        {
+            let what = "only pictures of three channels are supported (in_channels and out_channels 3 patch_size^2); use another autoencoder";
             return Err(Error::unsupported(origin, what));
         }
         Ok(config)

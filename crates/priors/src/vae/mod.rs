@@ -1,7 +1,7 @@
 //! `AutoencoderKL`: pictures to latents and back, as two sequences of segments.
 //!
 //! Encoder and decoder are plain chains of features `[b, c, h, w]`; the mid block attends with one
-//! head over all positions. A latent is `(mean - shift) * scale` of the posterior.
+//! head over all positions. With `patch_size` above 1 squares of pixels are folded into channels around both. A latent is `(mean - shift) * scale` of the posterior.
 //!
 //! Source: Rombach et al., latent diffusion (2112.10752); tensor names and arithmetic of diffusers.
 
@@ -117,7 +117,7 @@ impl AutoencoderKl {
 
     /// How many pixels one latent position spans on each side.
     pub fn downscale(&self) -> usize {
-        1 << (self.config.block_out_channels.len() - 1)
+        self.config.patch_size << (self.config.block_out_channels.len() - 1)
     }
 
     /// The posterior of `image` `[b, 3, h, w]` in `[-1, 1]`.
@@ -131,7 +131,7 @@ impl AutoencoderKl {
         image: Tensor<4>,
         see: &mut dyn FnMut(&str, &Tensor<4>),
     ) -> Posterior {
-        let moments = walk(&self.encoder, image, see);
+        let moments = walk(&self.encoder, fold(image, self.config.patch_size), see);
         let c = self.config.latent_channels;
         let mean = moments.clone().narrow(1, 0, c);
         let logvar = moments.narrow(1, c, c).clamp(-30.0, 20.0);
@@ -145,7 +145,7 @@ impl AutoencoderKl {
 
     /// As [`AutoencoderKl::decode`], showing each segment's name and output to `see`.
     pub fn decode_seen(&self, z: Tensor<4>, see: &mut dyn FnMut(&str, &Tensor<4>)) -> Tensor<4> {
-        walk(&self.decoder, z, see)
+        unfold(walk(&self.decoder, z, see), self.config.patch_size)
     }
 
     /// The scaled latent the prior works on, from the posterior's mean.
@@ -165,6 +165,29 @@ fn walk(segments: &[Segment], x: Tensor<4>, see: &mut dyn FnMut(&str, &Tensor<4>
         see(&segment.name, &y);
         y
     })
+}
+
+/// `[b, c, h p, w p]` to `[b, c p p, h, w]`, channel `(c p + y) p + x` from row `y` and column `x` of each
+/// square (PyTorch's `pixel_unshuffle`).
+fn fold(x: Tensor<4>, p: usize) -> Tensor<4> {
+    if p == 1 {
+        return x;
+    }
+    let [b, c, h, w] = x.dims();
+    x.reshape([b, c, h / p, p, w / p, p])
+        .permute([0, 1, 3, 5, 2, 4])
+        .reshape([b, c * p * p, h / p, w / p])
+}
+
+/// The inverse of [`fold`] (PyTorch's `pixel_shuffle`).
+fn unfold(x: Tensor<4>, p: usize) -> Tensor<4> {
+    if p == 1 {
+        return x;
+    }
+    let [b, c, h, w] = x.dims();
+    x.reshape([b, c / (p * p), p, p, h, w])
+        .permute([0, 1, 4, 2, 5, 3])
+        .reshape([b, c / (p * p), h * p, w * p])
 }
 
 struct Builder<'a> {
@@ -276,5 +299,31 @@ impl Builder<'_> {
         let conv = Conv2d::new(&self.w.at(&path), c, c_out, 3)?;
         self.push(path, Body::Out(Box::new((norm, conv))));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Int, Tensor};
+
+    use super::{fold, unfold};
+
+    #[test]
+    fn folding_is_pixel_unshuffle_and_unfolding_undoes_it() {
+        let x = Tensor::<1, Int>::arange(0..2 * 3 * 4 * 6, &Device::flex()).float();
+        let x = x.reshape([2, 3, 4, 6]);
+        let y = fold(x.clone(), 2);
+        assert_eq!(y.dims(), [2, 12, 2, 3]);
+        // Channel 1 * 4 + 1 * 2 + 0 holds channel 1, odd rows, even columns.
+        let got = y
+            .clone()
+            .slice([1..2, 6..7, 1..2, 2..3])
+            .into_scalar::<f32>();
+        let want = x
+            .clone()
+            .slice([1..2, 1..2, 3..4, 4..5])
+            .into_scalar::<f32>();
+        assert_eq!(got.to_bits(), want.to_bits());
+        assert_eq!(unfold(y, 2).into_data(), x.into_data());
     }
 }

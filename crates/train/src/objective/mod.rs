@@ -1,5 +1,6 @@
 //! What is trained and against what: one objective for each kind of stage.
 
+mod block_code;
 mod denoise;
 mod metric;
 mod vae;

@@ -8,16 +8,18 @@ use burn::tensor::{DType, Device, Tensor};
 use pixels::Image;
 use priors::{
     folder::{Folder, NETWORK_FILE},
-    vae::AutoencoderKl,
+    vae::{AutoencoderKl, VaeConfig},
     weights::{Metadata, Values, Weights, save_safetensors},
 };
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
-use super::{Evaluation, Objective, below, image_from_tensor, noise, tensor_from_images};
+use super::{
+    Evaluation, Objective, below, block_code, image_from_tensor, noise, tensor_from_images,
+};
 use crate::{
     Error,
-    config::{Latent, Start, TrainConfig, VaeLoss},
+    config::{Latent, Start, TrainConfig, VaeInit, VaeLoss},
     data::Sample,
     run::{Stored, start_values},
 };
@@ -88,9 +90,14 @@ impl Objective for Vae {
             folder: &self.folder,
             file: format!("vae/{NETWORK_FILE}"),
         };
-        start_values(self.start, &[stored], self.seed, &self.device, |w| {
+        let mut values = start_values(self.start, &[stored], self.seed, &self.device, |w| {
             self.network(w).map(drop)
-        })
+        })?;
+        if self.start == Start::Fresh && self.loss.init == VaeInit::Dct {
+            let config = VaeConfig::from_json(&self.json, &self.path)?;
+            block_code::write(&config, &mut values)?;
+        }
+        Ok(values)
     }
 
     fn evaluate(
