@@ -97,6 +97,7 @@ fn shape(x: &Tensor<4>, weight: &Tensor<4>, stride: usize, padding: Padding) -> 
         kernel: [kh, kw],
         stride,
         before: [padding.top as isize, padding.left as isize],
+        products: crate::products::current(),
     }
 }
 

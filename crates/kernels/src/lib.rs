@@ -14,6 +14,7 @@ mod fast;
 mod linear;
 mod mapped;
 mod norm;
+mod products;
 mod resample;
 
 pub use activation::{geglu, gelu, gelu_tanh, quick_gelu, silu};
@@ -24,4 +25,5 @@ pub use fast::peak::{fma_loop, fma_loop_flops};
 pub use linear::linear;
 pub use mapped::map_file;
 pub use norm::{Activation, group_norm, layer_norm, layer_norm_adaptive, rms_norm};
+pub use products::{Products, with_products};
 pub use resample::upsample_nearest2x;

@@ -149,6 +149,31 @@ pub struct Optimise {
     /// How the gradient is made.
     #[serde(default)]
     pub gradient: Gradient,
+    /// What the convolutions of a step multiply; sums, weights and everything else stay f32.
+    #[serde(default)]
+    pub precision: Precision,
+}
+
+/// The operands of a convolution's products, forward and backward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Single precision.
+    #[default]
+    F32,
+    /// Activations, weights and gradients rounded to bfloat16: faster where the processor multiplies such pairs
+    /// (AVX512-BF16, AMX). A run's bits then depend on the processor.
+    Bf16,
+}
+
+impl Precision {
+    /// As the kernels name it.
+    pub fn products(self) -> kernels::Products {
+        match self {
+            Self::F32 => kernels::Products::F32,
+            Self::Bf16 => kernels::Products::Bf16,
+        }
+    }
 }
 
 /// How the gradient of the denoising loss is made.

@@ -186,7 +186,9 @@ fn step(
     let started = Instant::now();
     let batch = loader.batch(config.optimise.batch)?;
     let mut rng = stream(config.seed, &format!("step {}", state.step));
-    let evaluation = objective.evaluate(&shaped(&state.values, shapes), &batch, &mut rng)?;
+    let evaluation = kernels::with_products(config.optimise.precision.products(), || {
+        objective.evaluate(&shaped(&state.values, shapes), &batch, &mut rng)
+    })?;
     let mut gradients = evaluation.gradients;
     let gradient_norm = clip(&mut gradients, config.optimise.clip);
     if !evaluation.loss.is_finite() || !gradient_norm.is_finite() {

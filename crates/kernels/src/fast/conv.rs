@@ -7,17 +7,20 @@
 
 #![expect(unsafe_code, reason = "hands addresses to the kernels")]
 
+use burn::tensor::{bf16, f16};
 use rayon::prelude::*;
 
 use super::{
+    amx::{DEPTH, SIDE, TILE},
     dot::{self, Dot, Order},
     isa::Isa,
     outer::{self, Outer},
-    shared::{Scratch, Shared, copy_row, with_scratch},
+    pairs::{Kernel, Products, pair},
+    shared::{Scratch, Shared, copy_pairs, copy_row, with_scratch},
     simd::{Job, Simd, dispatch},
     stored::Stored,
     tile::{self, Start, Strip},
-    weight_grad,
+    weight_grad, weight_grad_pairs,
 };
 
 /// A convolution's shape.
@@ -35,6 +38,8 @@ pub(crate) struct ConvShape {
     pub(crate) stride: usize,
     /// Zero rows above and columns to the left of the input; negative where it is cropped.
     pub(crate) before: [isize; 2],
+    /// How products are made, 1x1 convolutions aside.
+    pub(crate) products: Products,
 }
 
 impl ConvShape {
@@ -154,12 +159,17 @@ pub(crate) fn forward(
         return pointwise(isa, shape.output[0], [c_in, 1], shape, x, weight, bias);
     }
     let [c_out, oh, ow] = shape.output;
-    if shape.batch * oh * ow <= FEW * c_out && c_in * taps >= DEEP {
+    if shape.batch * oh * ow <= FEW * c_out
+        && c_in * taps >= DEEP
+        && shape.products == Products::F32
+    {
         return gathered(isa, shape, x, weight, bias);
     }
-    let packed = Packed::new(isa, [c_out, c_in, taps], weight, |co, ci, tap| {
-        (co * c_in + ci) * taps + tap
-    });
+    let order = WeightOrder {
+        strides: [c_in * taps, taps],
+        taps: (0..taps).collect(),
+    };
+    let packed = Packed::new(isa, shape.products, [c_out, c_in], &order, weight);
     correlate(isa, shape, x, &packed, bias)
 }
 
@@ -200,14 +210,21 @@ pub(crate) fn input_grad(isa: Isa, shape: &ConvShape, dy: &[f32], weight: Stored
                 kernel: [nky, nkx],
                 stride: 1,
                 before: [top, left],
+                products: shape.products,
             };
             if sub.taps() == 0 || rows == 0 || cols == 0 {
                 continue;
             }
-            let packed = Packed::new(isa, [c_in, c_out, sub.taps()], weight, |ci, co, tap| {
-                let (ty, tx) = (nky - 1 - tap / nkx, nkx - 1 - tap % nkx);
-                ((co * c_in + ci) * kh + ky0 + s * ty) * kw + kx0 + s * tx
-            });
+            let order = WeightOrder {
+                strides: [kh * kw, c_in * kh * kw],
+                taps: (0..sub.taps())
+                    .map(|tap| {
+                        let (ty, tx) = (nky - 1 - tap / nkx, nkx - 1 - tap % nkx);
+                        (ky0 + s * ty) * kw + kx0 + s * tx
+                    })
+                    .collect(),
+            };
+            let packed = Packed::new(isa, shape.products, [c_in, c_out], &order, weight);
             let part = correlate(isa, &sub, dy, &packed, None);
             if s == 1 {
                 return part;
@@ -233,7 +250,12 @@ pub(crate) fn input_grad(isa: Isa, shape: &ConvShape, dy: &[f32], weight: Stored
 
 /// The gradient of the weight, `[c_out, c_in, kh, kw]`.
 pub(crate) fn weight_grad(isa: Isa, shape: &ConvShape, x: &[f32], dy: &[f32]) -> Vec<f32> {
-    weight_grad::weight_grad(isa, shape, x, dy)
+    match shape.products {
+        Products::Bf16 if !shape.is_pointwise() => {
+            weight_grad_pairs::weight_grad(isa, shape, x, dy)
+        }
+        _ => weight_grad::weight_grad(isa, shape, x, dy),
+    }
 }
 
 /// The gradient of the bias, `[c_out]`.
@@ -269,80 +291,168 @@ impl Job for Sum<'_> {
     }
 }
 
-/// Input channels handled in one pass over a strip.
+/// Elements of the input's channels handled in one pass over a strip.
 const CHUNK: usize = 128;
 /// Floats of expanded input that a task keeps in its second-level cache.
 const BUDGET: usize = 96 * 1024;
 
+/// Where a weight's values lie: `weight[co][ci][tap]` at `co * strides[0] + ci * strides[1] + taps[tap]`.
+struct WeightOrder {
+    strides: [usize; 2],
+    taps: Vec<usize>,
+}
+
 /// Weights in the order in which the tiles read them: chunk of input channels, block of output
-/// channels, input channel, tap, output channel.
+/// channels, element of the input's channels, tap, output channel; or as [`tile::run`] describes.
 struct Packed {
+    kernel: Kernel,
     values: Vec<f32>,
     /// Sizes of the blocks of output channels.
     blocks: Vec<usize>,
-    /// Input channels of a chunk; the last may have fewer.
+    /// Elements of a chunk of input channels; the last may have fewer.
     chunk: usize,
-    /// Output channels, input channels, taps.
+    /// Output channels, elements of the input's channels, taps.
     dims: [usize; 3],
 }
 
 impl Packed {
-    /// Packs the value that `index(c_out, c_in, tap)` points at.
     fn new(
         isa: Isa,
-        dims: [usize; 3],
+        products: Products,
+        [c_out, c_in]: [usize; 2],
+        order: &WeightOrder,
         weight: Stored<'_>,
-        index: impl Fn(usize, usize, usize) -> usize + Sync,
     ) -> Self {
-        let [c_out, c_in, taps] = dims;
-        let blocks = even_parts(c_out, c_out.div_ceil(dispatch(isa, Rows)));
-        let chunk = c_in.div_ceil(c_in.div_ceil(CHUNK));
-        let mut values = vec![0.0; c_out * c_in * taps];
-        let mut parts = Vec::new();
-        let mut rest = &mut values[..];
-        for ci0 in (0..c_in).step_by(chunk) {
-            let channels = chunk.min(c_in - ci0);
+        let kernel = products.kernel(isa);
+        let taps = order.taps.len();
+        let elements = c_in.div_ceil(kernel.values());
+        let blocks = if kernel == Kernel::Tiles {
+            (0..c_out)
+                .step_by(SIDE)
+                .map(|co| SIDE.min(c_out - co))
+                .collect()
+        } else {
+            even_parts(c_out, c_out.div_ceil(dispatch(isa, Rows)))
+        };
+        let mut chunk = elements.div_ceil(elements.div_ceil(CHUNK));
+        if kernel == Kernel::Tiles {
+            chunk = chunk.next_multiple_of(DEPTH);
+        }
+        let mut packed = Self {
+            kernel,
+            values: Vec::new(),
+            blocks,
+            chunk,
+            dims: [c_out, elements, taps],
+        };
+        let mut starts = Vec::new();
+        let mut len = 0;
+        for e0 in (0..elements).step_by(chunk) {
             let mut co0 = 0;
-            for &block in &blocks {
-                let (part, tail) = rest.split_at_mut(channels * taps * block);
-                parts.push((part, ci0, co0, block));
-                rest = tail;
+            for &block in &packed.blocks {
+                let size = packed.size(e0, block);
+                starts.push((size, e0, co0, block));
+                len += size;
                 co0 += block;
             }
         }
-        let fill = |get: &(dyn Fn(usize) -> f32 + Sync)| {
-            parts.into_par_iter().for_each(|(part, ci0, co0, block)| {
-                for (k, to) in part.chunks_exact_mut(block).enumerate() {
-                    for (m, to) in to.iter_mut().enumerate() {
-                        *to = get(index(co0 + m, ci0 + k / taps, k % taps));
-                    }
-                }
-            });
-        };
-        match weight {
-            Stored::F32(w) => fill(&|i| w[i]),
-            Stored::Bf16(w) => fill(&|i| w[i].to_f32()),
-            Stored::F16(w) => fill(&|i| w[i].to_f32()),
+        packed.values = vec![0.0; len];
+        let mut rest = &mut packed.values[..];
+        let mut parts = Vec::with_capacity(starts.len());
+        for (size, e0, co0, block) in starts {
+            let (part, tail) = rest.split_at_mut(size);
+            parts.push((part, e0, co0, block));
+            rest = tail;
         }
-        Self {
-            values,
-            blocks,
-            chunk,
-            dims,
+        macro_rules! fill {
+            ($weight:expr, $widen:expr) => {
+                parts.into_par_iter().for_each(|(part, e0, co0, block)| {
+                    let count = chunk.min(elements - e0);
+                    pack(
+                        kernel,
+                        $weight,
+                        $widen,
+                        order,
+                        c_in,
+                        [e0, count, co0, block],
+                        part,
+                    )
+                })
+            };
+        }
+        match weight {
+            Stored::F32(w) => fill!(w, |x: &f32| *x),
+            Stored::Bf16(w) => fill!(w, |x: &bf16| x.to_f32()),
+            Stored::F16(w) => fill!(w, |x: &f16| x.to_f32()),
+        }
+        packed
+    }
+
+    /// Values of a block for the chunk from element `e0`.
+    fn size(&self, e0: usize, block: usize) -> usize {
+        let [_, elements, taps] = self.dims;
+        let count = self.chunk.min(elements - e0);
+        if self.kernel == Kernel::Tiles {
+            count.div_ceil(DEPTH) * taps * TILE
+        } else {
+            count * taps * block
         }
     }
 
-    /// The blocks `first..end` for the chunk of input channels from `ci0`.
-    fn blocks(&self, ci0: usize, first: usize, end: usize) -> Vec<(usize, &[f32])> {
-        let [c_out, c_in, taps] = self.dims;
-        let depth = self.chunk.min(c_in - ci0) * taps;
-        let mut at = ci0 * taps * c_out + self.blocks[..first].iter().sum::<usize>() * depth;
+    /// The blocks `first..end` for the chunk from element `e0`.
+    fn blocks(&self, e0: usize, first: usize, end: usize) -> Vec<(usize, &[f32])> {
+        let sizes = |e0: usize, blocks: &[usize]| -> usize {
+            blocks.iter().map(|&block| self.size(e0, block)).sum()
+        };
+        let mut at = sizes(e0, &self.blocks[..first]);
+        if e0 > 0 {
+            // Chunks before this one are whole.
+            at += e0 / self.chunk * sizes(0, &self.blocks);
+        }
         let mut out = Vec::with_capacity(end - first);
         for &block in &self.blocks[first..end] {
-            out.push((block, &self.values[at..at + block * depth]));
-            at += block * depth;
+            let size = self.size(e0, block);
+            out.push((block, &self.values[at..at + size]));
+            at += size;
         }
         out
+    }
+}
+
+/// Packs a block: `count` elements from `e0`, `block` outputs from `co0`.
+#[inline(always)]
+fn pack<T>(
+    kernel: Kernel,
+    weight: &[T],
+    widen: impl Fn(&T) -> f32,
+    order: &WeightOrder,
+    c_in: usize,
+    [e0, count, co0, block]: [usize; 4],
+    to: &mut [f32],
+) {
+    let [co_stride, ci_stride] = order.strides;
+    let taps = order.taps.len();
+    for e in 0..count {
+        for (t, &tap) in order.taps.iter().enumerate() {
+            let value =
+                |m: usize, ci: usize| widen(&weight[(co0 + m) * co_stride + ci * ci_stride + tap]);
+            let ci = kernel.values() * (e0 + e);
+            let element = |m: usize| match kernel {
+                Kernel::Single => value(m, ci),
+                _ if ci + 1 < c_in => pair(value(m, ci), value(m, ci + 1)),
+                _ => pair(value(m, ci), 0.0),
+            };
+            if kernel == Kernel::Tiles {
+                let first = (e / DEPTH * taps + t) * TILE + e % DEPTH;
+                for m in 0..block {
+                    to[first + m * DEPTH] = element(m);
+                }
+            } else {
+                for (m, to) in to[(e * taps + t) * block..][..block].iter_mut().enumerate() {
+                    *to = element(m);
+                }
+            }
+        }
     }
 }
 
@@ -365,6 +475,7 @@ pub(super) fn even_parts(total: usize, parts: usize) -> Vec<usize> {
 }
 
 /// How a strip's input lies in the scratch buffer.
+#[derive(Clone, Copy)]
 enum Layout {
     /// Padded rows; vectors do not cross output rows.
     Rows,
@@ -386,7 +497,8 @@ fn correlate(
     let s = shape.stride;
     let lanes = dispatch(isa, Lanes);
     assert_eq!(x.len(), shape.batch * c_in * h * w);
-    assert_eq!(packed.dims, [c_out, c_in, shape.taps()]);
+    let elements = c_in.div_ceil(packed.kernel.values());
+    assert_eq!(packed.dims, [c_out, elements, shape.taps()]);
     assert!(bias.is_none_or(|bias| bias.len() == c_out));
     let mut y = vec![0.0; shape.batch * c_out * oh * ow];
     if y.is_empty() || c_in == 0 {
@@ -453,44 +565,40 @@ fn correlate(
                     }
                 })
                 .collect();
-            for ci0 in (0..c_in).step_by(packed.chunk) {
-                let channels = packed.chunk.min(c_in - ci0);
-                with_scratch(Scratch::Input, channels * stride, |buffer| {
-                    let planes = image_x[ci0 * h * w..].chunks_exact(h * w).take(channels);
-                    match layout {
-                        Layout::Rows => {
-                            let width = ow + kw - 1;
-                            for (to, plane) in buffer.chunks_exact_mut(stride).zip(planes) {
-                                for (r, to) in
-                                    to.chunks_exact_mut(width).take(rows + kh - 1).enumerate()
-                                {
-                                    let row =
-                                        source_row(plane, w, (y0 + r) as isize - shape.before[0]);
-                                    copy_row(to, row, -shape.before[1], 1);
-                                }
-                            }
-                        }
-                        Layout::Columns => {
-                            let plane_rows = rows + (kh - 1) / s;
-                            for (to, plane) in buffer.chunks_exact_mut(stride).zip(planes) {
-                                for (i, to) in to
-                                    .chunks_exact_mut(ow)
-                                    .take(kw * s * plane_rows)
-                                    .enumerate()
-                                {
-                                    let (r, phase) = (i % plane_rows, i / plane_rows % s);
-                                    let kx = i / plane_rows / s;
-                                    let at = ((y0 + r) * s + phase) as isize - shape.before[0];
-                                    let row = source_row(plane, w, at);
-                                    copy_row(to, row, kx as isize - shape.before[1], s);
-                                }
-                            }
-                        }
+            for e0 in (0..elements).step_by(packed.chunk) {
+                let channels = packed.chunk.min(elements - e0);
+                let (stored, slack) = match packed.kernel {
+                    Kernel::Tiles => (channels.next_multiple_of(DEPTH), SIDE),
+                    _ => (channels, 0),
+                };
+                with_scratch(Scratch::Input, stored * stride + slack, |buffer| {
+                    let (expanded, rest) = buffer.split_at_mut(channels * stride);
+                    rest.fill(0.0);
+                    let planes = image_x[e0 * packed.kernel.values() * h * w..]
+                        .chunks(packed.kernel.values() * h * w);
+                    let expand = Expand {
+                        shape,
+                        layout,
+                        y0,
+                        rows,
+                    };
+                    for (to, planes) in expanded.chunks_exact_mut(stride).zip(planes) {
+                        let (first, second) = planes.split_at(h * w);
+                        dispatch(
+                            isa,
+                            ExpandChannel {
+                                expand,
+                                kernel: packed.kernel,
+                                first,
+                                second,
+                                to,
+                            },
+                        );
                     }
-                    let blocks = packed.blocks(ci0, first, end);
+                    let blocks = packed.blocks(e0, first, end);
                     let from = &buffer[..];
                     let start = match bias {
-                        _ if ci0 > 0 => Start::Output,
+                        _ if e0 > 0 => Start::Output,
                         Some(bias) => Start::Bias(bias[co0..co0 + count].as_ptr()),
                         None => Start::Zero,
                     };
@@ -518,12 +626,73 @@ fn correlate(
                             y_stride: plane,
                             start,
                         };
-                        tile::run(isa, &strip);
+                        tile::run(isa, packed.kernel, &strip);
                     }
                 });
             }
         });
     y
+}
+
+/// A strip's input rows.
+#[derive(Clone, Copy)]
+struct Expand<'a> {
+    shape: &'a ConvShape,
+    layout: Layout,
+    /// The strip's first output row.
+    y0: usize,
+    /// Its output rows.
+    rows: usize,
+}
+
+/// Expands one element of the channels: one plane or a pair of them, of which the second may be missing.
+struct ExpandChannel<'a> {
+    expand: Expand<'a>,
+    kernel: Kernel,
+    first: &'a [f32],
+    second: &'a [f32],
+    to: &'a mut [f32],
+}
+
+impl Job for ExpandChannel<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Expand {
+            shape,
+            layout,
+            y0,
+            rows,
+        } = self.expand;
+        let ([_, _, w], [kh, kw], s) = (shape.input, shape.kernel, shape.stride);
+        let ow = shape.output[2];
+        let copy = |to: &mut [f32], at: isize, first: isize| {
+            let row = source_row(self.first, w, at);
+            match self.kernel {
+                Kernel::Single => copy_row(to, row, first, s),
+                _ => copy_pairs(to, row, source_row(self.second, w, at), first, s),
+            }
+        };
+        match layout {
+            Layout::Rows => {
+                let width = ow + kw - 1;
+                let lines = self.to.chunks_exact_mut(width).take(rows + kh - 1);
+                for (r, to) in lines.enumerate() {
+                    copy(to, (y0 + r) as isize - shape.before[0], -shape.before[1]);
+                }
+            }
+            Layout::Columns => {
+                let plane_rows = rows + (kh - 1) / s;
+                let lines = self.to.chunks_exact_mut(ow).take(kw * s * plane_rows);
+                for (i, to) in lines.enumerate() {
+                    let (r, phase) = (i % plane_rows, i / plane_rows % s);
+                    let kx = i / plane_rows / s;
+                    let at = ((y0 + r) * s + phase) as isize - shape.before[0];
+                    copy(to, at, kx as isize - shape.before[1]);
+                }
+            }
+        }
+    }
 }
 
 /// Row `at` of a plane, if it has it.

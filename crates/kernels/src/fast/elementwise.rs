@@ -28,7 +28,7 @@ pub(crate) enum Function {
 }
 
 /// `2 sqrt(2 / pi)`.
-const TANH_SLOPE: f32 = 1.595_769_1;
+const TANH_SLOPE: f32 = 1.595_769;
 /// The cubic's weight in GELU by the hyperbolic tangent.
 const TANH_CUBIC: f32 = 0.044_715;
 const QUICK: f32 = 1.702;

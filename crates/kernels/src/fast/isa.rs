@@ -1,6 +1,6 @@
 //! Which instruction set the fast paths use, chosen once at run time.
 //!
-//! `RECLAIR_ISA=portable|avx2|avx512` forces one (a set the machine lacks is ignored);
+//! `RECLAIR_ISA=portable|avx2|avx512|amx` forces one (a set the machine lacks is ignored);
 //! `RECLAIR_KERNELS=off` turns the fast paths off, so that every operation is burn's own.
 
 use std::sync::OnceLock;
@@ -14,6 +14,8 @@ pub(crate) enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ and VL, 16 lanes.
     Avx512,
+    /// AVX-512, and matrix tiles for products of bfloat16 (AMX-BF16).
+    Amx,
 }
 
 impl Isa {
@@ -24,9 +26,10 @@ impl Isa {
             let wanted = match std::env::var("RECLAIR_ISA").as_deref() {
                 Ok("portable") => Self::Portable,
                 Ok("avx2") => Self::Avx2,
-                _ => Self::Avx512,
+                Ok("avx512") => Self::Avx512,
+                _ => Self::Amx,
             };
-            [wanted, Self::Avx2]
+            [wanted, Self::Avx512, Self::Avx2]
                 .into_iter()
                 .find(|isa| isa.is_available())
                 .unwrap_or(Self::Portable)
@@ -51,15 +54,31 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                     && Self::Avx2.is_available()
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => {
+                Self::Avx512.is_available() && Self::has_bf16() && super::amx::is_available()
+            }
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
     }
 
+    /// Whether its vectors are those of AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn is_avx512(self) -> bool {
+        matches!(self, Self::Avx512 | Self::Amx)
+    }
+
+    /// Whether this machine multiplies pairs of bfloat16 values (AVX512-BF16).
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn has_bf16() -> bool {
+        is_x86_feature_detected!("avx512bf16")
+    }
+
     /// Every set this machine has.
     #[cfg(test)]
     pub(crate) fn available() -> Vec<Self> {
-        [Self::Portable, Self::Avx2, Self::Avx512]
+        [Self::Portable, Self::Avx2, Self::Avx512, Self::Amx]
             .into_iter()
             .filter(|isa| isa.is_available())
             .collect()

@@ -3,6 +3,7 @@
 //! Every output value is computed by one task in one order, so results have the same bits for any
 //! number of threads.
 
+mod amx;
 pub(crate) mod attention;
 pub(crate) mod conv;
 mod dot;
@@ -12,6 +13,7 @@ pub(crate) mod linear;
 mod loops;
 pub(crate) mod norm;
 mod outer;
+pub(crate) mod pairs;
 pub(crate) mod peak;
 pub(crate) mod row_norm;
 mod shared;
@@ -19,6 +21,7 @@ mod simd;
 pub(crate) mod stored;
 mod tile;
 mod weight_grad;
+mod weight_grad_pairs;
 
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::{
     conv::{Lanes, Rows, even_parts},
     isa::Isa,
+    pairs::Kernel,
     shared::Shared,
     simd::{Job, Simd, dispatch},
     stored::Stored,
@@ -154,7 +155,7 @@ pub(super) fn run(isa: Isa, outer: &Outer<'_>, out: &mut [f32]) {
                             y_stride: n,
                             start,
                         };
-                        tile::run(isa, &strip);
+                        tile::run(isa, Kernel::Single, &strip);
                     }
                 }
             });

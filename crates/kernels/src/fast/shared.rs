@@ -5,7 +5,9 @@
     reason = "tasks write interleaved, disjoint parts of one output"
 )]
 
-use std::cell::RefCell;
+use std::{cell::RefCell, ops::Range};
+
+use super::pairs::pair;
 
 /// An output that several tasks write, each its own elements.
 pub(super) struct Shared {
@@ -67,36 +69,93 @@ pub(super) fn with_scratch<R>(which: Scratch, len: usize, f: impl FnOnce(&mut [f
 }
 
 /// Copies `row` from column `first` in steps of `step`, with zeros where that is outside.
+#[inline(always)]
 pub(super) fn copy_row(to: &mut [f32], row: Option<&[f32]>, first: isize, step: usize) {
-    let Some(row) = row else {
-        to.fill(0.0);
+    copy_as(to, row, first, step, |x| x);
+}
+
+/// As [`copy_row`], each value through `convert`, which keeps zero.
+#[inline(always)]
+pub(super) fn copy_as<T: Copy + Default>(
+    to: &mut [T],
+    row: Option<&[f32]>,
+    first: isize,
+    step: usize,
+    convert: impl Fn(f32) -> T,
+) {
+    let (inside, from) = overlap(to.len(), row.map_or(0, <[f32]>::len), first, step);
+    let (inside, row) = zeros_around(to, inside, row);
+    if inside.is_empty() {
+        return;
+    }
+    if step == 1 {
+        for (to, x) in inside.iter_mut().zip(&row[from..]) {
+            *to = convert(*x);
+        }
+    } else {
+        for (to, x) in inside.iter_mut().zip(row[from..].iter().step_by(step)) {
+            *to = convert(*x);
+        }
+    }
+}
+
+/// As [`copy_row`], of pairs of the values of two rows of the same length, the second of which may be missing.
+#[inline(always)]
+pub(super) fn copy_pairs(
+    to: &mut [f32],
+    row: Option<&[f32]>,
+    second: Option<&[f32]>,
+    first: isize,
+    step: usize,
+) {
+    let Some(second) = second else {
+        copy_as(to, row, first, step, |x| pair(x, 0.0));
         return;
     };
-    // Output columns lo..hi have their source inside the row.
+    let (inside, from) = overlap(to.len(), row.map_or(0, <[f32]>::len), first, step);
+    let (inside, row) = zeros_around(to, inside, row);
+    if inside.is_empty() {
+        return;
+    }
+    let values = row[from..].iter().zip(&second[from..]);
+    if step == 1 {
+        for (to, (a, b)) in inside.iter_mut().zip(values) {
+            *to = pair(*a, *b);
+        }
+    } else {
+        for (to, (a, b)) in inside.iter_mut().zip(values.step_by(step)) {
+            *to = pair(*a, *b);
+        }
+    }
+}
+
+/// The columns, of `width`, whose source lies inside a row of `len`, and the first of these sources.
+#[inline(always)]
+fn overlap(width: usize, len: usize, first: isize, step: usize) -> (Range<usize>, usize) {
     let step_i = step as isize;
     let lo = if first < 0 {
         ((-first) as usize).div_ceil(step)
     } else {
         0
     };
-    let lo = lo.min(to.len());
-    let hi = (row.len() as isize - first + step_i - 1)
+    let lo = lo.min(width);
+    let hi = (len as isize - first + step_i - 1)
         .div_euclid(step_i)
         .max(lo as isize);
-    let hi = (hi as usize).min(to.len());
-    to[..lo].fill(0.0);
-    to[hi..].fill(0.0);
-    if lo == hi {
-        return;
-    }
-    let from = (first + (lo * step) as isize) as usize;
-    if step == 1 {
-        to[lo..hi].copy_from_slice(&row[from..from + hi - lo]);
-    } else {
-        for (to, x) in to[lo..hi].iter_mut().zip(row[from..].iter().step_by(step)) {
-            *to = *x;
-        }
-    }
+    let hi = (hi as usize).min(width);
+    (lo..hi, (first + (lo * step) as isize).max(0) as usize)
+}
+
+/// Fills what is outside with zeros; gives back the inside and the row.
+#[inline(always)]
+fn zeros_around<'t, 'r, T: Copy + Default>(
+    to: &'t mut [T],
+    inside: Range<usize>,
+    row: Option<&'r [f32]>,
+) -> (&'t mut [T], &'r [f32]) {
+    to[..inside.start].fill(T::default());
+    to[inside.end..].fill(T::default());
+    (&mut to[inside], row.unwrap_or(&[]))
 }
 
 #[cfg(test)]

@@ -90,6 +90,8 @@ pub(crate) trait Simd: Copy {
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, in one rounding where the set has it.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a0 b0 + a1 b1 + c` where each lane of `a` and `b` holds two bfloat16 values.
+    fn dot2(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The larger of each lane.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `v` held within `low..=high`; NaN stays NaN.
@@ -153,7 +155,7 @@ pub(crate) trait Job {
 pub(crate) fn dispatch<J: Job>(isa: Isa, job: J) -> J::Out {
     #[cfg(target_arch = "x86_64")]
     {
-        if isa == Isa::Avx512 && isa.is_available() {
+        if isa.is_avx512() && isa.is_available() {
             // SAFETY: the machine has the features.
             return unsafe { x86::run_avx512(job) };
         }
@@ -164,6 +166,17 @@ pub(crate) fn dispatch<J: Job>(isa: Isa, job: J) -> J::Out {
     }
     let _ = isa;
     job.run(Portable)
+}
+
+/// As [`dispatch`], with the machine's own products of bfloat16 pairs where it has them.
+#[inline]
+pub(crate) fn dispatch_pairs<J: Job>(isa: Isa, job: J) -> J::Out {
+    #[cfg(target_arch = "x86_64")]
+    if isa.is_avx512() && isa.is_available() && Isa::has_bf16() {
+        // SAFETY: the machine has the features.
+        return unsafe { x86::run_avx512_bf16(job) };
+    }
+    dispatch(isa, job)
 }
 
 /// Plain Rust, eight lanes, which compilers turn into whatever the target has.
@@ -243,6 +256,20 @@ impl Simd for Portable {
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
     #[inline(always)]
+    fn dot2(self, a: Eight, b: Eight, c: Eight) -> Eight {
+        let halves = |x: f32| {
+            let bits = x.to_bits();
+            (
+                f32::from_bits(bits << 16),
+                f32::from_bits(bits & 0xffff_0000),
+            )
+        };
+        std::array::from_fn(|i| {
+            let ((a0, a1), (b0, b1)) = (halves(a[i]), halves(b[i]));
+            a0 * b0 + c[i] + a1 * b1
+        })
+    }
+    #[inline(always)]
     fn max(self, a: Eight, b: Eight) -> Eight {
         zip(a, b, |a, b| if a > b { a } else { b })
     }
@@ -283,9 +310,9 @@ mod x86 {
     #[derive(Clone, Copy)]
     pub(crate) struct Avx2(());
 
-    /// The token of AVX-512 F, BW, DQ and VL.
+    /// The token of AVX-512 F, BW, DQ and VL, and of its bfloat16 products if `BF16`.
     #[derive(Clone, Copy)]
-    pub(crate) struct Avx512(());
+    pub(crate) struct Avx512<const BF16: bool>(());
 
     /// Runs `job` compiled for AVX2 (every such processor converts half precision too).
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -296,7 +323,13 @@ mod x86 {
     /// Runs `job` compiled for AVX-512.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
     pub(super) fn run_avx512<J: Job>(job: J) -> J::Out {
-        job.run(Avx512(()))
+        job.run(Avx512::<false>(()))
+    }
+
+    /// Runs `job` compiled for AVX-512 with bfloat16 products.
+    #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    pub(super) fn run_avx512_bf16<J: Job>(job: J) -> J::Out {
+        job.run(Avx512::<true>(()))
     }
 
     /// An intrinsic without memory operands.
@@ -307,7 +340,7 @@ mod x86 {
         };
     }
 
-    impl Simd for Avx512 {
+    impl<const BF16: bool> Simd for Avx512<BF16> {
         type V = __m512;
         const LANES: usize = 16;
         const ROWS: usize = 13;
@@ -417,6 +450,24 @@ mod x86 {
             pure!(_mm512_fmadd_ps(a, b, c))
         }
         #[inline(always)]
+        fn dot2(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+            if BF16 {
+                // SAFETY: the token proves the instruction; the types differ in name only.
+                return unsafe {
+                    _mm512_dpbf16_ps(c, std::mem::transmute(a), std::mem::transmute(b))
+                };
+            }
+            pure!({
+                let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+                let low = |v| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(v));
+                let high = |v| {
+                    let mask = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+                    _mm512_castsi512_ps(_mm512_and_si512(v, mask))
+                };
+                _mm512_fmadd_ps(high(a), high(b), _mm512_fmadd_ps(low(a), low(b), c))
+            })
+        }
+        #[inline(always)]
         fn max(self, a: __m512, b: __m512) -> __m512 {
             pure!(_mm512_max_ps(a, b))
         }
@@ -519,6 +570,18 @@ mod x86 {
         #[inline(always)]
         fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
             pure!(_mm256_fmadd_ps(a, b, c))
+        }
+        #[inline(always)]
+        fn dot2(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+            pure!({
+                let (a, b) = (_mm256_castps_si256(a), _mm256_castps_si256(b));
+                let low = |v| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(v));
+                let high = |v| {
+                    let mask = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+                    _mm256_castsi256_ps(_mm256_and_si256(v, mask))
+                };
+                _mm256_fmadd_ps(high(a), high(b), _mm256_fmadd_ps(low(a), low(b), c))
+            })
         }
         #[inline(always)]
         fn max(self, a: __m256, b: __m256) -> __m256 {

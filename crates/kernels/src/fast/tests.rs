@@ -5,6 +5,7 @@ use super::{
     elementwise,
     isa::Isa,
     norm::{self, NormShape},
+    pairs::Products,
     stored::Stored,
 };
 use crate::Activation;
@@ -95,6 +96,7 @@ fn shape(&([b, c, h, w], c_out, [kh, kw], stride, [top, left, bottom, right]): &
         kernel: [kh, kw],
         stride,
         before: [top as isize, left as isize],
+        products: Products::F32,
     }
 }
 
@@ -163,6 +165,100 @@ fn convolutions_and_their_gradients_match_f64() {
             assert_close(&what("weight gradient"), &got, &dw, 2e-6);
             let got = conv::bias_grad(isa, &shape, &dy);
             assert_close(&what("bias gradient"), &got, &db, 2e-6);
+
+            let shape = ConvShape {
+                products: Products::Bf16,
+                ..shape
+            };
+            let got = conv::forward(isa, &shape, &x, weight, Some(&bias));
+            assert_close(&what("bf16 output"), &got, &y, 5e-3);
+            let got = conv::input_grad(isa, &shape, &dy, weight);
+            assert_close(&what("bf16 input gradient"), &got, &dx, 5e-3);
+            let got = conv::weight_grad(isa, &shape, &x, &dy);
+            assert_close(&what("bf16 weight gradient"), &got, &dw, 5e-3);
+        }
+    }
+}
+
+/// Values that bfloat16 holds: then nothing but the order of the sums differs from f32.
+#[test]
+fn bf16_products_of_bf16_values_match_f64() {
+    for case in CASES {
+        let shape = ConvShape {
+            products: Products::Bf16,
+            ..shape(case)
+        };
+        let ([c_in, h, w], [c_out, oh, ow]) = (shape.input, shape.output);
+        let rounded = |n, seed| -> Vec<f32> {
+            let round = |x: f32| burn::tensor::bf16::from_f32(x).to_f32();
+            noise(n, seed).into_iter().map(round).collect()
+        };
+        let x = rounded(shape.batch * c_in * h * w, 1);
+        let weight = rounded(c_out * c_in * shape.kernel[0] * shape.kernel[1], 2);
+        let dy = rounded(shape.batch * c_out * oh * ow, 4);
+        let mut y = vec![0.0; dy.len()];
+        let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
+        products(&shape, |yi, xi, wi| {
+            y[yi] += f64::from(x[xi]) * f64::from(weight[wi]);
+            dx[xi] += f64::from(dy[yi]) * f64::from(weight[wi]);
+            dw[wi] += f64::from(dy[yi]) * f64::from(x[xi]);
+        });
+        for isa in Isa::available() {
+            let what = |which: &str| format!("{which} of {case:?} on {isa:?}");
+            let weight = Stored::F32(&weight);
+            let got = conv::forward(isa, &shape, &x, weight, None);
+            assert_close(&what("output"), &got, &y, 2e-6);
+            let got = conv::input_grad(isa, &shape, &dy, weight);
+            assert_close(&what("input gradient"), &got, &dx, 2e-6);
+            let got = conv::weight_grad(isa, &shape, &x, &dy);
+            assert_close(&what("weight gradient"), &got, &dw, 2e-6);
+        }
+    }
+}
+
+#[test]
+fn values_round_to_bf16_as_everywhere() {
+    use super::pairs;
+    let awkward = [
+        0.0,
+        -0.0,
+        1.0,
+        f32::MIN_POSITIVE,
+        f32::MAX,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+    ];
+    let halfway = [0x3f80_8000, 0x3f81_8000, 0x3f80_8001, 0x3f80_7fff].map(f32::from_bits);
+    for x in awkward.into_iter().chain(halfway).chain(noise(2000, 5)) {
+        let want = burn::tensor::bf16::from_f32(x).to_bits();
+        assert_eq!(pairs::round(x), want, "{x}");
+        let both = pairs::pair(x, 2.0).to_bits();
+        assert_eq!(both, u32::from(want) | 0x4000_0000);
+    }
+    assert!(burn::tensor::bf16::from_bits(pairs::round(f32::NAN)).is_nan());
+}
+
+/// Where a picture holds NaN or infinity, what depends on it does too, and nothing else.
+#[test]
+fn convolutions_pass_on_what_is_not_finite() {
+    for products in [Products::F32, Products::Bf16] {
+        let shape = ConvShape {
+            products,
+            ..shape(&([2, 5, 6, 20], 18, [3, 3], 1, [1; 4]))
+        };
+        let weight = noise(18 * 5 * 9, 2);
+        for isa in Isa::available() {
+            for bad in [f32::NAN, f32::INFINITY] {
+                let mut x = noise(2 * 5 * 120, 1);
+                // Second image, third channel, row 2, column 19.
+                x[5 * 120 + 2 * 120 + 2 * 20 + 19] = bad;
+                let y = conv::forward(isa, &shape, &x, Stored::F32(&weight), None);
+                for (i, y) in y.iter().enumerate() {
+                    let (image, row, col) = (i / (18 * 120), i / 20 % 6, i % 20);
+                    let reached = image == 1 && (1..=3).contains(&row) && col >= 18;
+                    assert_eq!(y.is_finite(), !reached, "{i} on {isa:?} with {bad}");
+                }
+            }
         }
     }
 }
@@ -451,11 +547,11 @@ fn activations_and_their_slopes_match_f64() {
             let rows = &x[..8000];
             let y = elementwise::geglu(isa, 40, rows);
             let dx = elementwise::geglu_backward(isa, 40, rows, &ones[..4000]);
-            for i in 0..4000 {
+            for (i, y) in y.iter().enumerate() {
                 let at = i / 40 * 80 + i % 40;
                 let (h, gate) = (f64::from(rows[at]), f64::from(rows[at + 40]));
                 let gelu = |x: f64| x * phi(x);
-                assert!((f64::from(y[i]) - h * gelu(gate)).abs() < 2e-5);
+                assert!((f64::from(*y) - h * gelu(gate)).abs() < 2e-5);
                 assert!((f64::from(dx[at]) - gelu(gate)).abs() < 2e-5);
                 let slope = (gelu(gate + 1e-4) - gelu(gate - 1e-4)) / 2e-4;
                 assert!((f64::from(dx[at + 40]) - h * slope).abs() < 2e-5);

@@ -8,9 +8,13 @@
     reason = "raw addresses keep the inner loop free of bounds checks"
 )]
 
+use std::marker::PhantomData;
+
 use super::{
+    amx::{self, DEPTH, SIDE, TILE, Tiles},
     isa::Isa,
-    simd::{Job, Simd, dispatch},
+    pairs::{Kernel, Pair, Product, Single},
+    simd::{Job, Simd, dispatch, dispatch_pairs},
 };
 
 /// What an output starts from.
@@ -50,17 +54,177 @@ pub(super) struct Strip<'a> {
     pub(super) start: Start,
 }
 
+impl Strip<'_> {
+    /// Floats from the strip's first pixel to the first of vector `v`.
+    #[inline(always)]
+    fn offset<S: Simd>(&self, v: usize) -> usize {
+        if self.row_vectors == usize::MAX {
+            v * S::LANES
+        } else {
+            v / self.row_vectors * self.row_stride + v % self.row_vectors * S::LANES
+        }
+    }
+}
+
 /// Runs a strip.
+///
+/// For [`Kernel::Tiles`] a block's weights are tiles `[channels / 16, taps, 16 outputs, 16 channels]` with zeros where a
+/// tile is not full, the input has zeros for the channels that are missing from the last tile, and 15 more floats after
+/// each channel's last pixel may be read.
 ///
 /// # Safety
 /// Every address that the description implies is valid, and no one else touches the outputs.
-pub(super) unsafe fn run(isa: Isa, strip: &Strip<'_>) {
-    dispatch(isa, RunStrip(strip));
+pub(super) unsafe fn run(isa: Isa, kernel: Kernel, strip: &Strip<'_>) {
+    match kernel {
+        Kernel::Single => dispatch(isa, RunStrip::<Single>(strip, PhantomData)),
+        Kernel::Pair => dispatch_pairs(isa, RunStrip::<Pair>(strip, PhantomData)),
+        Kernel::Tiles => dispatch(isa, RunTiles(strip)),
+    }
 }
 
-struct RunStrip<'a>(&'a Strip<'a>);
+struct RunTiles<'a>(&'a Strip<'a>);
 
-impl Job for RunStrip<'_> {
+impl Job for RunTiles<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        assert_eq!(S::LANES, SIDE, "tiles come with AVX-512");
+        let strip = self.0;
+        let tiles = Tiles::new().expect("the set has tiles");
+        let steps: Vec<usize> = (0..strip.channels.div_ceil(DEPTH))
+            .flat_map(|group| {
+                let first = group * DEPTH * strip.x_stride;
+                strip.taps.iter().map(move |tap| 4 * (first + tap))
+            })
+            .collect();
+        let vectors = strip.pixels.div_ceil(SIDE);
+        let mut results = amx::Results([[[[0.0; SIDE]; SIDE]; 2]; 2]);
+        for v in (0..vectors).step_by(2) {
+            let columns = (vectors - v).min(2);
+            let mut m0 = 0;
+            for blocks in strip.blocks.chunks(2) {
+                let rows = blocks.len();
+                // SAFETY: `run`'s caller promised the addresses.
+                unsafe {
+                    start(s, strip, blocks, m0, v, columns, &mut results);
+                    let first = blocks[0].1;
+                    assert_eq!(first.len(), steps.len() * TILE);
+                    let second = blocks[rows - 1].1;
+                    assert_eq!(second.len(), first.len());
+                    let operands = amx::Operands {
+                        a: first.as_ptr(),
+                        a_second: (second.as_ptr() as usize).wrapping_sub(first.as_ptr() as usize),
+                        a_stride: 4 * DEPTH,
+                        a_step: 4 * TILE,
+                        b: strip.x.add(strip.offset::<S>(v)),
+                        b_second: 4 * (strip.offset::<S>(v + columns - 1) - strip.offset::<S>(v)),
+                        b_stride: 4 * strip.x_stride,
+                        steps: &steps,
+                    };
+                    match (rows, columns) {
+                        (1, 1) => tiles.multiply::<1, 1>(&operands, &mut results),
+                        (1, _) => tiles.multiply::<1, 2>(&operands, &mut results),
+                        (_, 1) => tiles.multiply::<2, 1>(&operands, &mut results),
+                        _ => tiles.multiply::<2, 2>(&operands, &mut results),
+                    }
+                    store(s, strip, blocks, m0, v, columns, &results);
+                }
+                m0 += blocks.iter().map(|block| block.0).sum::<usize>();
+            }
+        }
+    }
+}
+
+/// Every output of up to two blocks and `columns` vectors from `v`: its address, its place in the results and its pixels.
+#[inline(always)]
+fn each_row<S: Simd>(
+    strip: &Strip<'_>,
+    blocks: &[(usize, &[f32])],
+    m0: usize,
+    v: usize,
+    columns: usize,
+    mut f: impl FnMut(usize, [usize; 3], usize, usize),
+) {
+    let mut channel = m0;
+    for (i, block) in blocks.iter().enumerate() {
+        for row in 0..block.0 {
+            for n in 0..columns {
+                let valid = (strip.pixels - (v + n) * S::LANES).min(S::LANES);
+                let at = channel * strip.y_stride + (v + n) * S::LANES;
+                f(at, [i, n, row], channel, valid);
+            }
+            channel += 1;
+        }
+    }
+}
+
+/// What the results start from.
+///
+/// # Safety
+/// As `run`.
+#[inline(always)]
+unsafe fn start<S: Simd>(
+    s: S,
+    strip: &Strip<'_>,
+    blocks: &[(usize, &[f32])],
+    m0: usize,
+    v: usize,
+    columns: usize,
+    results: &mut amx::Results,
+) {
+    each_row::<S>(
+        strip,
+        blocks,
+        m0,
+        v,
+        columns,
+        |at, [i, n, row], channel, valid| {
+            // SAFETY: as `run`; a row of the results is a vector.
+            unsafe {
+                let value = match strip.start {
+                    Start::Zero => s.splat(0.0),
+                    Start::Bias(bias) => s.splat(*bias.add(channel)),
+                    Start::Output => s.load_part(strip.y.add(at), valid),
+                };
+                s.store(results.0[i][n][row].as_mut_ptr(), value);
+            }
+        },
+    );
+}
+
+/// Stores the results.
+///
+/// # Safety
+/// As `run`.
+#[inline(always)]
+unsafe fn store<S: Simd>(
+    s: S,
+    strip: &Strip<'_>,
+    blocks: &[(usize, &[f32])],
+    m0: usize,
+    v: usize,
+    columns: usize,
+    results: &amx::Results,
+) {
+    each_row::<S>(
+        strip,
+        blocks,
+        m0,
+        v,
+        columns,
+        |at, [i, n, row], _, valid| {
+            // SAFETY: as `run`; a row of the results is a vector.
+            unsafe {
+                let value = s.load(results.0[i][n][row].as_ptr());
+                s.store_part(strip.y.add(at), value, valid);
+            }
+        },
+    );
+}
+
+struct RunStrip<'a, P>(&'a Strip<'a>, PhantomData<P>);
+
+impl<P: Product> Job for RunStrip<'_, P> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -87,10 +251,10 @@ impl Job for RunStrip<'_> {
                 // SAFETY: `run`'s caller promised the addresses; v..v + n are vectors of the strip.
                 unsafe {
                     match n {
-                        4 => rows::<S, 4, false>(s, strip, m, m0, v, weights),
-                        2 => rows::<S, 2, false>(s, strip, m, m0, v, weights),
-                        1 => rows::<S, 1, false>(s, strip, m, m0, v, weights),
-                        _ => rows::<S, 1, true>(s, strip, m, m0, v, weights),
+                        4 => rows::<S, P, 4, false>(s, strip, m, m0, v, weights),
+                        2 => rows::<S, P, 2, false>(s, strip, m, m0, v, weights),
+                        1 => rows::<S, P, 1, false>(s, strip, m, m0, v, weights),
+                        _ => rows::<S, P, 1, true>(s, strip, m, m0, v, weights),
                     }
                 }
                 m0 += m;
@@ -105,7 +269,7 @@ impl Job for RunStrip<'_> {
 /// # Safety
 /// As `run`.
 #[inline(always)]
-unsafe fn rows<S: Simd, const N: usize, const PART: bool>(
+unsafe fn rows<S: Simd, P: Product, const N: usize, const PART: bool>(
     s: S,
     strip: &Strip<'_>,
     m: usize,
@@ -118,7 +282,7 @@ unsafe fn rows<S: Simd, const N: usize, const PART: bool>(
             match m {
                 // SAFETY: as `run`.
                 $($m if $m <= S::ROWS && (N < 4 || $m <= 6) => unsafe {
-                    tile::<S, $m, N, PART>(s, strip, m0, v, weights)
+                    tile::<S, P, $m, N, PART>(s, strip, m0, v, weights)
                 },)*
                 _ => unreachable!("a block of {m} channels"),
             }
@@ -132,21 +296,14 @@ unsafe fn rows<S: Simd, const N: usize, const PART: bool>(
 /// # Safety
 /// As `run`.
 #[inline(always)]
-unsafe fn tile<S: Simd, const M: usize, const N: usize, const PART: bool>(
+unsafe fn tile<S: Simd, P: Product, const M: usize, const N: usize, const PART: bool>(
     s: S,
     strip: &Strip<'_>,
     m0: usize,
     v: usize,
     weights: &[f32],
 ) {
-    let offset: [usize; N] = std::array::from_fn(|n| {
-        let v = v + n;
-        if strip.row_vectors == usize::MAX {
-            v * S::LANES
-        } else {
-            v / strip.row_vectors * strip.row_stride + v % strip.row_vectors * S::LANES
-        }
-    });
+    let offset: [usize; N] = std::array::from_fn(|n| strip.offset::<S>(v + n));
     let valid = (strip.pixels - v * S::LANES).min(S::LANES);
     assert_eq!(weights.len(), strip.channels * strip.taps.len() * M);
     let mut sums = [[s.splat(0.0); N]; M];
@@ -166,7 +323,7 @@ unsafe fn tile<S: Simd, const M: usize, const N: usize, const PART: bool>(
                 for (m, sums) in sums.iter_mut().enumerate() {
                     let w = s.splat(*w.add(m));
                     for (sum, x) in sums.iter_mut().zip(x) {
-                        *sum = s.fma(w, x, *sum);
+                        *sum = P::accumulate(s, w, x, *sum);
                     }
                 }
                 w = w.add(M);

@@ -105,7 +105,8 @@ pub(super) fn write(config: &VaeConfig, values: &mut Values) -> Result<(), Error
 
     let mut layer = Layer::of(values, "vae.decoder.conv_out");
     for pixel in 0..folded {
-        let row = (0..latent).map(|i| pair(i, decoded * code[i][pixel] / gain[i], width));
+        let mix = code.iter().zip(&gain).enumerate();
+        let row = mix.map(|(i, (row, gain))| pair(i, decoded * row[pixel] / gain, width));
         let sum = row.reduce(|a, b| a.iter().zip(&b).map(|(a, b)| a + b).collect());
         layer.row(pixel, sum.expect("16 coefficients"));
     }
@@ -231,7 +232,7 @@ mod tests {
         // One block of a ramp with a corner, alone in its picture.
         let at = |i: usize| {
             ((i % 4) as f64 * 0.2 - (i / 4 % 4) as f64 * 0.1 + (i / 16) as f64 * 0.3 - 0.4)
-                * if i % 7 == 0 { -1.0 } else { 1.0 }
+                * if i.is_multiple_of(7) { -1.0 } else { 1.0 }
         };
         let block: Vec<f64> = (0..48).map(at).collect();
         let mut want = vec![0.0; 48];
