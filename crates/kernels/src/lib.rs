@@ -26,4 +26,4 @@ pub use linear::linear;
 pub use mapped::map_file;
 pub use norm::{Activation, group_norm, layer_norm, layer_norm_adaptive, rms_norm};
 pub use products::{Products, with_products};
-pub use resample::upsample_nearest2x;
+pub use resample::{upsample_nearest, upsample_nearest2x};

@@ -4,8 +4,9 @@ use burn::tensor::{
     Bytes, DType, Device, Distribution, FloatDType, Tensor, TensorData, module, ops::ConvOptions,
 };
 use kernels::{
-    Activation, Mask, Padding, attention, conv2d, geglu, gelu, gelu_tanh, group_norm, layer_norm,
-    layer_norm_adaptive, linear, map_file, quick_gelu, rms_norm, silu,
+    Activation, Mask, Padding, Products, attention, conv2d, geglu, gelu, gelu_tanh, group_norm,
+    layer_norm, layer_norm_adaptive, linear, map_file, quick_gelu, rms_norm, silu,
+    upsample_nearest, upsample_nearest2x, with_products,
 };
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
@@ -39,6 +40,60 @@ fn plain_conv(x: Tensor<4>, w: Tensor<4>, b: Tensor<1>, stride: usize) -> Tensor
         Some(b),
         ConvOptions::new([stride; 2], [1; 2], [1; 2], 1),
     )
+}
+
+#[test]
+fn enlargement_repeats_and_its_gradient_sums() {
+    let x = random([2, 3, 5, 7]);
+    for [fy, fx] in [[2, 2], [1, 1], [3, 4], [1, 2]] {
+        let own = x.clone().autodiff().require_grad();
+        let burns = x.clone().autodiff().require_grad();
+        let y1 = upsample_nearest(own.clone(), [fy, fx]);
+        let y2 = (burns.clone().reshape([6, 5, 1, 7, 1]))
+            .expand([6, 5, fy, 7, fx])
+            .reshape([2, 3, 5 * fy, 7 * fx]);
+        let plain = |y: &Tensor<4>| y.clone().without_autodiff();
+        assert_eq!(values(plain(&y1)), values(plain(&y2)));
+        let dy = random(y1.dims());
+        let (g1, g2) = (
+            (y1 * dy.clone()).sum().backward(),
+            (y2 * dy).sum().backward(),
+        );
+        let grad = |t: &Tensor<4>, g| t.grad(g).expect("a gradient");
+        assert_close("dx", grad(&own, &g1), grad(&burns, &g2), 1e-6);
+    }
+    let twice = upsample_nearest2x(x.clone());
+    assert_eq!(values(twice), values(upsample_nearest(x, [2, 2])));
+}
+
+/// The choice holds for the forward called inside and for its gradient, wherever that is made; not for what comes after.
+#[test]
+fn products_are_chosen_for_a_stretch_of_code() {
+    let (x, w) = (random([2, 20, 9, 9]), random([30, 20, 3, 3]));
+    let run = |products| {
+        let leaf = x.clone().autodiff().require_grad();
+        let y = with_products(products, || {
+            conv2d(
+                leaf.clone(),
+                w.clone().autodiff(),
+                None,
+                1,
+                Padding::same(1),
+            )
+        });
+        let grads = y.clone().powi_scalar(2).sum().backward();
+        (y.without_autodiff(), leaf.grad(&grads).expect("a gradient"))
+    };
+    let (y, dx) = run(Products::F32);
+    let (rough, rough_dx) = run(Products::Bf16);
+    assert_close("y", rough.clone(), y.clone(), 5e-3);
+    assert_close("dx", rough_dx.clone(), dx.clone(), 1e-2);
+    assert_ne!(values(rough), values(y.clone()));
+    assert_ne!(values(rough_dx), values(dx));
+    assert_eq!(
+        values(conv2d(x.clone(), w.clone(), None, 1, Padding::same(1))),
+        values(y)
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod attention;
 mod conv;
+mod enlarge;
 mod linear;
 mod norm;
 mod pointwise;
@@ -19,8 +20,8 @@ use burn::{
 };
 
 use crate::fast::{
-    attention::AttentionShape, conv::ConvShape, elementwise::Function, isa, linear::LinearShape,
-    norm::NormShape, row_norm::RowShape, stored::Stored,
+    attention::AttentionShape, conv::ConvShape, elementwise::Function, enlarge::EnlargeShape, isa,
+    linear::LinearShape, norm::NormShape, row_norm::RowShape, stored::Stored,
 };
 
 /// The operations with a fast path.
@@ -65,6 +66,8 @@ pub(crate) trait KernelOps: Backend {
     fn kernel_pointwise(x: FloatTensor<Self>, function: Function) -> FloatTensor<Self>;
     /// `h gelu(gate)` of rows `[h, gate]`.
     fn kernel_geglu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// Enlargement of planes by repetition.
+    fn kernel_enlarge(x: FloatTensor<Self>, shape: EnlargeShape) -> FloatTensor<Self>;
 }
 
 /// Whether `x` takes the fast path: f32 on `flex`, and the environment does not forbid it.
@@ -168,6 +171,12 @@ pub(crate) fn geglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::kernel_geglu(x.into_dispatch()))
 }
 
+/// [`KernelOps::kernel_enlarge`] on tensors, giving `[planes, rows, columns]`.
+pub(crate) fn enlarge(x: Tensor<4>, shape: EnlargeShape) -> Tensor<3> {
+    let x = x.reshape([shape.planes, shape.input[0], shape.input[1]]);
+    Tensor::from_dispatch(Dispatch::kernel_enlarge(x.into_dispatch(), shape))
+}
+
 /// `tensor` with its values in order and one after the other.
 fn packed(tensor: FlexTensor) -> FlexTensor {
     if tensor.layout().contiguous_offsets().is_some() {
@@ -263,6 +272,10 @@ impl KernelOps for Flex {
     fn kernel_geglu(x: FlexTensor) -> FlexTensor {
         pointwise::run_geglu(&packed(x))
     }
+
+    fn kernel_enlarge(x: FlexTensor, shape: EnlargeShape) -> FlexTensor {
+        enlarge::run(&packed(x), &shape)
+    }
 }
 
 impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
@@ -317,5 +330,9 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
 
     fn kernel_geglu(x: FloatTensor<Self>) -> FloatTensor<Self> {
         pointwise::taped_geglu::<C>(x)
+    }
+
+    fn kernel_enlarge(x: FloatTensor<Self>, shape: EnlargeShape) -> FloatTensor<Self> {
+        enlarge::taped::<C>(x, shape)
     }
 }

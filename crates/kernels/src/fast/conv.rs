@@ -16,7 +16,7 @@ use super::{
     isa::Isa,
     outer::{self, Outer},
     pairs::{Kernel, Products, pair},
-    shared::{Scratch, Shared, copy_pairs, copy_row, with_scratch},
+    shared::{Scratch, Shared, copy_pairs, copy_row, unwritten, with_scratch},
     simd::{Job, Simd, dispatch},
     stored::Stored,
     tile::{self, Start, Strip},
@@ -140,7 +140,8 @@ fn pointwise(
         k: x.len() / (shape.batch * n).max(1),
         bias,
     };
-    let mut y = vec![0.0; shape.batch * m * n];
+    // SAFETY: the product writes every value.
+    let mut y = unsafe { unwritten(shape.batch * m * n) };
     outer::run(isa, &operands, &mut y);
     y
 }
@@ -381,9 +382,9 @@ impl Packed {
             };
         }
         match weight {
-            Stored::F32(w) => fill!(w, |x: &f32| *x),
-            Stored::Bf16(w) => fill!(w, |x: &bf16| x.to_f32()),
-            Stored::F16(w) => fill!(w, |x: &f16| x.to_f32()),
+            Stored::F32(w) => fill!(w, |x: f32| x),
+            Stored::Bf16(w) => fill!(w, bf16::to_f32),
+            Stored::F16(w) => fill!(w, f16::to_f32),
         }
         packed
     }
@@ -421,10 +422,10 @@ impl Packed {
 
 /// Packs a block: `count` elements from `e0`, `block` outputs from `co0`.
 #[inline(always)]
-fn pack<T>(
+fn pack<T: Copy>(
     kernel: Kernel,
     weight: &[T],
-    widen: impl Fn(&T) -> f32,
+    widen: impl Fn(T) -> f32,
     order: &WeightOrder,
     c_in: usize,
     [e0, count, co0, block]: [usize; 4],
@@ -433,23 +434,28 @@ fn pack<T>(
     let [co_stride, ci_stride] = order.strides;
     let taps = order.taps.len();
     for e in 0..count {
+        let ci = kernel.values() * (e0 + e);
         for (t, &tap) in order.taps.iter().enumerate() {
-            let value =
-                |m: usize, ci: usize| widen(&weight[(co0 + m) * co_stride + ci * ci_stride + tap]);
-            let ci = kernel.values() * (e0 + e);
-            let element = |m: usize| match kernel {
-                Kernel::Single => value(m, ci),
-                _ if ci + 1 < c_in => pair(value(m, ci), value(m, ci + 1)),
-                _ => pair(value(m, ci), 0.0),
+            let (first, step) = if kernel == Kernel::Tiles {
+                ((e / DEPTH * taps + t) * TILE + e % DEPTH, DEPTH)
+            } else {
+                ((e * taps + t) * block, 1)
             };
-            if kernel == Kernel::Tiles {
-                let first = (e / DEPTH * taps + t) * TILE + e % DEPTH;
-                for m in 0..block {
-                    to[first + m * DEPTH] = element(m);
+            let to = to[first..].iter_mut().step_by(step).take(block);
+            let from = &weight[co0 * co_stride + ci * ci_stride + tap..];
+            let values = from.iter().step_by(co_stride);
+            if kernel == Kernel::Single {
+                for (to, value) in to.zip(values) {
+                    *to = widen(*value);
+                }
+            } else if ci + 1 < c_in {
+                let seconds = from[ci_stride..].iter().step_by(co_stride);
+                for (to, (value, second)) in to.zip(values.zip(seconds)) {
+                    *to = pair(widen(*value), widen(*second));
                 }
             } else {
-                for (m, to) in to[(e * taps + t) * block..][..block].iter_mut().enumerate() {
-                    *to = element(m);
+                for (to, value) in to.zip(values) {
+                    *to = pair(widen(*value), 0.0);
                 }
             }
         }
@@ -500,9 +506,9 @@ fn correlate(
     let elements = c_in.div_ceil(packed.kernel.values());
     assert_eq!(packed.dims, [c_out, elements, shape.taps()]);
     assert!(bias.is_none_or(|bias| bias.len() == c_out));
-    let mut y = vec![0.0; shape.batch * c_out * oh * ow];
-    if y.is_empty() || c_in == 0 {
-        return y;
+    let len = shape.batch * c_out * oh * ow;
+    if len == 0 || c_in == 0 {
+        return vec![0.0; len];
     }
 
     let layout = if s == 1 && ow.is_multiple_of(lanes) {
@@ -540,6 +546,8 @@ fn correlate(
     };
     let groups = even_parts(packed.blocks.len(), groups);
 
+    // SAFETY: the tasks write every row of every output channel before they read it.
+    let mut y = unsafe { unwritten(len) };
     let out = Shared::new(&mut y);
     (0..shape.batch * strips * groups.len())
         .into_par_iter()
@@ -666,19 +674,19 @@ impl Job for ExpandChannel<'_> {
         } = self.expand;
         let ([_, _, w], [kh, kw], s) = (shape.input, shape.kernel, shape.stride);
         let ow = shape.output[2];
-        let copy = |to: &mut [f32], at: isize, first: isize| {
-            let row = source_row(self.first, w, at);
-            match self.kernel {
-                Kernel::Single => copy_row(to, row, first, s),
-                _ => copy_pairs(to, row, source_row(self.second, w, at), first, s),
-            }
+        let planes = Planes {
+            kernel: self.kernel,
+            first: self.first,
+            second: self.second,
+            width: w,
+            stride: s,
         };
         match layout {
             Layout::Rows => {
                 let width = ow + kw - 1;
                 let lines = self.to.chunks_exact_mut(width).take(rows + kh - 1);
                 for (r, to) in lines.enumerate() {
-                    copy(to, (y0 + r) as isize - shape.before[0], -shape.before[1]);
+                    planes.copy(to, (y0 + r) as isize - shape.before[0], -shape.before[1]);
                 }
             }
             Layout::Columns => {
@@ -688,14 +696,39 @@ impl Job for ExpandChannel<'_> {
                     let (r, phase) = (i % plane_rows, i / plane_rows % s);
                     let kx = i / plane_rows / s;
                     let at = ((y0 + r) * s + phase) as isize - shape.before[0];
-                    copy(to, at, kx as isize - shape.before[1]);
+                    planes.copy(to, at, kx as isize - shape.before[1]);
                 }
             }
         }
     }
 }
 
+/// One element of the channels; the second plane is empty where it is missing.
+#[derive(Clone, Copy)]
+struct Planes<'a> {
+    kernel: Kernel,
+    first: &'a [f32],
+    second: &'a [f32],
+    width: usize,
+    stride: usize,
+}
+
+impl Planes<'_> {
+    /// Row `at` from column `first`, in steps of the stride.
+    #[inline(always)]
+    fn copy(self, to: &mut [f32], at: isize, first: isize) {
+        let row = source_row(self.first, self.width, at);
+        if self.kernel == Kernel::Single {
+            copy_row(to, row, first, self.stride);
+        } else {
+            let second = source_row(self.second, self.width, at);
+            copy_pairs(to, row, second, first, self.stride);
+        }
+    }
+}
+
 /// Row `at` of a plane, if it has it.
+#[inline(always)]
 pub(super) fn source_row(plane: &[f32], w: usize, at: isize) -> Option<&[f32]> {
     let at = usize::try_from(at).ok()?;
     plane.get(at * w..(at + 1) * w)

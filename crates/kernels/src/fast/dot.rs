@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use super::{
     conv::Lanes,
     isa::Isa,
-    shared::{Scratch, Shared, with_scratch},
+    shared::{Scratch, Shared, unwritten, with_scratch},
     simd::{Job, Simd, dispatch},
     stored::Stored,
 };
@@ -72,7 +72,8 @@ pub(super) fn run(isa: Isa, dot: &Dot<'_>, fill: &Fill<'_>, out: &mut [f32]) {
     let chunks = k.div_ceil(CHUNK).max(1);
     let chunk = k.div_ceil(chunks).next_multiple_of(lanes).max(lanes);
     let block = (PACKED / chunk).clamp(GROUP, n.max(GROUP)) / GROUP * GROUP;
-    let mut packed = vec![0.0f32; block.min(n) * chunk];
+    // SAFETY: every row that is read is filled first.
+    let mut packed = unsafe { unwritten::<f32>(block.min(n) * chunk) };
     let out = Shared::new(out);
     for n0 in (0..n).step_by(block) {
         let rows = block.min(n - n0);

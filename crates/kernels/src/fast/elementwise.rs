@@ -8,6 +8,7 @@ use super::{
     isa::Isa,
     loops::{map, zip},
     norm,
+    shared::unwritten,
     simd::{Job, Simd, dispatch},
 };
 
@@ -159,7 +160,8 @@ pub(crate) fn apply(isa: Isa, function: Function, x: &[f32]) -> Vec<f32> {
             }
         }
     }
-    let mut y = vec![0.0; x.len()];
+    // SAFETY: the chunks' results cover it.
+    let mut y = unsafe { unwritten(x.len()) };
     let chunks = y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
     chunks.for_each(|(y, x)| dispatch(isa, Apply(function, x, y)));
     y
@@ -187,7 +189,9 @@ pub(crate) fn backward(isa: Isa, function: Function, x: &[f32], dy: &[f32]) -> V
             }
         }
     }
-    let mut dx = vec![0.0; x.len()];
+    assert_eq!(x.len(), dy.len());
+    // SAFETY: the chunks' results cover it.
+    let mut dx = unsafe { unwritten(x.len()) };
     let chunks = dx
         .par_chunks_mut(CHUNK)
         .zip(x.par_chunks(CHUNK))
@@ -211,7 +215,9 @@ pub(crate) fn geglu(isa: Isa, d: usize, x: &[f32]) -> Vec<f32> {
             }
         }
     }
-    let mut y = vec![0.0; x.len() / 2];
+    assert!(x.len().is_multiple_of(2 * d));
+    // SAFETY: the rows' results cover it.
+    let mut y = unsafe { unwritten(x.len() / 2) };
     let rows = (CHUNK / d).max(1);
     let chunks = y.par_chunks_mut(rows * d).zip(x.par_chunks(2 * rows * d));
     chunks.for_each(|(y, x)| dispatch(isa, Rows(d, x, y)));
@@ -239,7 +245,9 @@ pub(crate) fn geglu_backward(isa: Isa, d: usize, x: &[f32], dy: &[f32]) -> Vec<f
             }
         }
     }
-    let mut dx = vec![0.0; x.len()];
+    assert!(x.len().is_multiple_of(2 * d) && 2 * dy.len() == x.len());
+    // SAFETY: the rows' results cover it.
+    let mut dx = unsafe { unwritten(x.len()) };
     let rows = (CHUNK / d).max(1);
     let chunks = dx
         .par_chunks_mut(2 * rows * d)

@@ -1,11 +1,14 @@
 //! Linear maps `y[n][o] = bias[o] + sum over i of x[n][i] w[o][i]` and their gradients.
 
+#![expect(unsafe_code, reason = "results that the products write")]
+
 use rayon::prelude::*;
 
 use super::{
     dot::{self, Dot, Order},
     isa::Isa,
     outer::{self, Outer},
+    shared::unwritten,
     stored::Stored,
 };
 
@@ -30,7 +33,8 @@ pub(crate) fn forward(
 ) -> Vec<f32> {
     let LinearShape { n, d_in, d_out } = *shape;
     assert_eq!(x.len(), n * d_in);
-    let mut y = vec![0.0; n * d_out];
+    // SAFETY: the product writes every value.
+    let mut y = unsafe { unwritten(n * d_out) };
     let operands = Dot {
         a: weight,
         m: d_out,
@@ -54,7 +58,8 @@ pub(crate) fn input_grad(
     weight: Stored<'_>,
 ) -> Vec<f32> {
     let LinearShape { n, d_in, d_out } = *shape;
-    let mut dx = vec![0.0; n * d_in];
+    // SAFETY: the product writes every value.
+    let mut dx = unsafe { unwritten(n * d_in) };
     let operands = Outer {
         a: Stored::F32(dy),
         a_strides: [d_out, 1],
@@ -72,7 +77,8 @@ pub(crate) fn input_grad(
 /// The gradient of the weight, `[d_out, d_in]`.
 pub(crate) fn weight_grad(isa: Isa, shape: &LinearShape, x: &[f32], dy: &[f32]) -> Vec<f32> {
     let LinearShape { n, d_in, d_out } = *shape;
-    let mut dw = vec![0.0; d_out * d_in];
+    // SAFETY: the product writes every value.
+    let mut dw = unsafe { unwritten(d_out * d_in) };
     let operands = Outer {
         a: Stored::F32(dy),
         a_strides: [1, d_out],

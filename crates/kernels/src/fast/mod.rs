@@ -8,6 +8,7 @@ pub(crate) mod attention;
 pub(crate) mod conv;
 mod dot;
 pub(crate) mod elementwise;
+pub(crate) mod enlarge;
 pub(crate) mod isa;
 pub(crate) mod linear;
 mod loops;

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::{
     isa::Isa,
     loops::{map, sum, update, zip},
+    shared::unwritten,
     simd::{Job, Simd, dispatch},
 };
 use crate::Activation;
@@ -50,7 +51,8 @@ pub(crate) fn forward(
 ) -> (Vec<f32>, Vec<Moments>) {
     assert_eq!(x.len(), shape.batch * shape.channels * shape.plane);
     assert_eq!((weight.len(), bias.len()), (shape.channels, shape.channels));
-    let mut y = vec![0.0; x.len()];
+    // SAFETY: the groups' results cover it.
+    let mut y = unsafe { unwritten(x.len()) };
     let mut moments = vec![[0.0; 2]; shape.batch * shape.groups];
     let per_group = shape.channels / shape.groups;
     (y.par_chunks_mut(shape.group_len()))
@@ -128,7 +130,8 @@ pub(crate) fn backward(
     dy: &[f32],
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     assert_eq!(dy.len(), x.len());
-    let mut dx = vec![0.0; x.len()];
+    // SAFETY: the groups' results cover it.
+    let mut dx = unsafe { unwritten(x.len()) };
     // Each image's share of the weight's and the bias's gradient.
     let mut shares = vec![[0.0f64; 2]; shape.batch * shape.channels];
     let per_group = shape.channels / shape.groups;

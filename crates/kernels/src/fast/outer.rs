@@ -14,7 +14,7 @@ use super::{
     conv::{Lanes, Rows, even_parts},
     isa::Isa,
     pairs::Kernel,
-    shared::Shared,
+    shared::{Shared, unwritten},
     simd::{Job, Simd, dispatch},
     stored::Stored,
     tile::{self, Start, Strip},
@@ -77,8 +77,13 @@ pub(super) fn run(isa: Isa, outer: &Outer<'_>, out: &mut [f32]) {
     let panels_per_task = panels.div_ceil(wanted.min(panels));
     let n_tasks = panels.div_ceil(panels_per_task);
 
-    let mut a_packed = vec![0.0f32; m * chunk];
-    let mut b_packed = vec![0.0f32; batch * panels * chunk * width];
+    // SAFETY: packing writes what is read of them.
+    let (mut a_packed, mut b_packed) = unsafe {
+        (
+            unwritten::<f32>(m * chunk),
+            unwritten::<f32>(batch * panels * chunk * width),
+        )
+    };
     let out = Shared::new(out);
     for k0 in (0..k).step_by(chunk) {
         let depth = chunk.min(k - k0);

@@ -16,6 +16,7 @@ use super::{
     isa::Isa,
     loops::{map, sum, update, zip},
     norm::Moments,
+    shared::unwritten,
     simd::{Job, Simd, dispatch},
 };
 
@@ -53,7 +54,9 @@ pub(crate) fn forward(
     bias: &[f32],
 ) -> (Vec<f32>, Vec<Moments>) {
     let d = shape.d;
-    let mut y = vec![0.0; x.len()];
+    assert!(x.len().is_multiple_of(d));
+    // SAFETY: the rows' results cover it.
+    let mut y = unsafe { unwritten(x.len()) };
     let mut moments = vec![[0.0; 2]; x.len() / d];
     y.par_chunks_mut(ROWS * d)
         .zip(x.par_chunks(ROWS * d))
@@ -129,7 +132,9 @@ pub(crate) fn backward(
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let RowShape { group, d, .. } = *shape;
     assert_eq!(x.len(), dy.len());
-    let mut dx = vec![0.0; x.len()];
+    assert!(x.len().is_multiple_of(group * d));
+    // SAFETY: the rows' results cover it.
+    let mut dx = unsafe { unwritten(x.len()) };
     let groups = weight.len() / d;
     // Tasks never cross groups; each has its share of the weight's and the bias's gradient.
     let per_group = group.div_ceil(ROWS);

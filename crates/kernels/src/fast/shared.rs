@@ -44,6 +44,18 @@ impl Shared {
     }
 }
 
+/// A vector of `len` values that hold anything: zeros cost a pass over memory, on one thread.
+///
+/// # Safety
+/// `T` has no invalid bits, and every value is written before it is read.
+#[expect(clippy::uninit_vec, reason = "what the caller promises")]
+pub(super) unsafe fn unwritten<T: Copy>(len: usize) -> Vec<T> {
+    let mut values = Vec::with_capacity(len);
+    // SAFETY: the capacity was just reserved; for the rest the caller answers.
+    unsafe { values.set_len(len) };
+    values
+}
+
 /// Which of a thread's scratch buffers.
 #[derive(Clone, Copy)]
 pub(super) enum Scratch {

@@ -17,7 +17,7 @@ use super::{
     conv::{ConvShape, source_row},
     isa::Isa,
     pairs::{Kernel, round},
-    shared::{Shared, copy_as},
+    shared::{Shared, copy_as, unwritten},
     simd::{Job, Simd, dispatch, dispatch_pairs},
 };
 
@@ -108,12 +108,17 @@ impl Operands {
         let inputs = c_in.next_multiple_of(SIDE);
         let groups = c_out.div_ceil(SIDE);
 
-        let mut x_rows = vec![0u16; shape.batch * inputs * channel];
+        // SAFETY: every channel is written below.
+        let mut x_rows = unsafe { unwritten::<u16>(shape.batch * inputs * channel) };
         x_rows
             .par_chunks_mut(channel)
             .enumerate()
-            .filter(|(i, _)| i % inputs < c_in)
             .for_each(|(i, to)| {
+                if i % inputs >= c_in {
+                    to.fill(0);
+                    return;
+                }
+                to[s * s * plane..].fill(0);
                 let from = &x[(i / inputs * c_in + i % inputs) * h * w..][..h * w];
                 let before = shape.before;
                 let job = Spread {
@@ -126,7 +131,8 @@ impl Operands {
                 dispatch(isa, job);
             });
         let half = tiles * DEPTH;
-        let mut dy_pairs = vec![0.0f32; shape.batch * groups * half * SIDE];
+        // SAFETY: `Turn` writes every value.
+        let mut dy_pairs = unsafe { unwritten::<f32>(shape.batch * groups * half * SIDE) };
         dy_pairs
             .par_chunks_mut(half * SIDE)
             .enumerate()

@@ -61,6 +61,13 @@ impl Linear {
         kernels::linear(x, self.weight.clone(), self.bias.clone())
     }
 
+    /// Maps the channels of `x` `[b, d_in, h, w]`, pixel by pixel.
+    pub fn forward_channels(&self, x: Tensor<4>) -> Tensor<4> {
+        let [d_out, d_in] = self.weight.dims();
+        let weight = self.weight.clone().reshape([d_out, d_in, 1, 1]);
+        kernels::conv2d(x, weight, self.bias.clone(), 1, kernels::Padding::same(0))
+    }
+
     /// Maps tokens `[b, n, d_in]` and shows the projection to `tap`.
     pub fn tapped(&self, x: Tensor<3>, tap: &dyn Tap) -> Tensor<3> {
         let y = self.forward(x.clone());

@@ -244,23 +244,18 @@ impl RestorationAdapter {
 
 impl SiteAdapter {
     fn term(&self, x: &Tensor<4>, emb: &Tensor<2>, lq: Tensor<4>) -> Tensor<4> {
-        let [b, c, h, w] = x.dims();
         let e = self.time_emb_proj.forward(kernels::silu(emb.clone()));
         let mut h_ = lq + e.unsqueeze_dims::<4>(&[2, 3]) + x.clone();
         for block in &self.blocks {
             h_ = h_.clone() + block.forward(h_);
         }
-        let tokens = h_.reshape([b, c, h * w]).swap_dims(1, 2); // [b, n, c]
-        self.zero_linear
-            .forward(tokens)
-            .swap_dims(1, 2)
-            .reshape([b, c, h, w])
+        self.zero_linear.forward_channels(h_)
     }
 }
 
 /// Averages down or repeats up to `h` x `w`, by whole factors.
 fn resize(x: Tensor<4>, h: usize, w: usize) -> Tensor<4> {
-    let [b, c, h0, w0] = x.dims();
+    let [_, _, h0, w0] = x.dims();
     if h0 == h && w0 == w {
         return x;
     }
@@ -276,10 +271,7 @@ fn resize(x: Tensor<4>, h: usize, w: usize) -> Tensor<4> {
         h.is_multiple_of(h0) && w.is_multiple_of(w0),
         "{h0}x{w0} does not grow to {h}x{w}"
     );
-    let (fy, fx) = (h / h0, w / w0);
-    x.reshape([b * c, h0, 1, w0, 1])
-        .expand([b * c, h0, fy, w0, fx])
-        .reshape([b, c, h, w])
+    kernels::upsample_nearest(x, [h / h0, w / w0])
 }
 
 impl Flow for LqFeatures {
