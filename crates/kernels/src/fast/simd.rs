@@ -454,7 +454,11 @@ mod x86 {
             if BF16 {
                 // SAFETY: the token proves the instruction; the types differ in name only.
                 return unsafe {
-                    _mm512_dpbf16_ps(c, std::mem::transmute(a), std::mem::transmute(b))
+                    _mm512_dpbf16_ps(
+                        c,
+                        std::mem::transmute::<__m512, __m512bh>(a),
+                        std::mem::transmute::<__m512, __m512bh>(b),
+                    )
                 };
             }
             pure!({
