@@ -7,6 +7,7 @@
 //! Legend: `b` batch, `c` channels, `h w` rows and columns, `n` tokens, `d` width, `k` heads.
 
 mod activation;
+mod add;
 mod attention;
 mod conv;
 mod extension;
@@ -18,6 +19,7 @@ mod products;
 mod resample;
 
 pub use activation::{geglu, gelu, gelu_tanh, quick_gelu, silu};
+pub use add::{add, shift_channels};
 pub use attention::{Mask, attention};
 pub use conv::{Padding, conv2d};
 #[doc(hidden)]

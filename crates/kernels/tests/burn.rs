@@ -4,9 +4,9 @@ use burn::tensor::{
     Bytes, DType, Device, Distribution, FloatDType, Tensor, TensorData, module, ops::ConvOptions,
 };
 use kernels::{
-    Activation, Mask, Padding, Products, attention, conv2d, geglu, gelu, gelu_tanh, group_norm,
-    layer_norm, layer_norm_adaptive, linear, map_file, quick_gelu, rms_norm, silu,
-    upsample_nearest, upsample_nearest2x, with_products,
+    Activation, Mask, Padding, Products, add, attention, conv2d, geglu, gelu, gelu_tanh,
+    group_norm, layer_norm, layer_norm_adaptive, linear, map_file, quick_gelu, rms_norm,
+    shift_channels, silu, upsample_nearest, upsample_nearest2x, with_products,
 };
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
@@ -64,6 +64,41 @@ fn enlargement_repeats_and_its_gradient_sums() {
     }
     let twice = upsample_nearest2x(x.clone());
     assert_eq!(values(twice), values(upsample_nearest(x, [2, 2])));
+}
+
+#[test]
+fn sums_and_their_gradients_match_burns_own() {
+    let (x, y, e) = (random([2, 5, 7, 9]), random([2, 5, 7, 9]), random([2, 5]));
+    let leaves = || {
+        let leaf = |t: &Tensor<4>| t.clone().autodiff().require_grad();
+        (leaf(&x), leaf(&y), e.clone().autodiff().require_grad())
+    };
+    let (x1, y1, e1) = leaves();
+    let (x2, y2, e2) = leaves();
+    let own = shift_channels(add(x1.clone(), y1.clone()), e1.clone());
+    let burns = x2.clone() + y2.clone() + e2.clone().unsqueeze_dims::<4>(&[2, 3]);
+    let plain = |t: &Tensor<4>| t.clone().without_autodiff();
+    assert_eq!(values(plain(&own)), values(plain(&burns)));
+    // Used twice, so that gradients add up.
+    let dy = random(own.dims());
+    let g1 = (add(own.clone(), x1.clone()) * own * dy.clone())
+        .sum()
+        .backward();
+    let g2 = ((burns.clone() + x2.clone()) * burns * dy).sum().backward();
+    let grad = |t: &Tensor<4>, g| t.grad(g).expect("a gradient");
+    assert_close("dx", grad(&x1, &g1), grad(&x2, &g2), 1e-6);
+    assert_close("dy", grad(&y1, &g1), grad(&y2, &g2), 1e-6);
+    let (e1, e2) = (
+        e1.grad(&g1).expect("a gradient"),
+        e2.grad(&g2).expect("a gradient"),
+    );
+    assert_close("de", e1, e2, 1e-6);
+    // A constant operand, on either side.
+    let leaf = x.clone().autodiff().require_grad();
+    let g = add(y.clone(), leaf.clone()).sum().backward();
+    assert_eq!(values(grad(&leaf, &g)), vec![1.0; 630]);
+    let g = shift_channels(leaf.clone(), e.clone()).sum().backward();
+    assert_eq!(values(grad(&leaf, &g)), vec![1.0; 630]);
 }
 
 /// The choice holds for the forward called inside and for its gradient, wherever that is made; not for what comes after.

@@ -3,6 +3,7 @@
 //! A tensor without autodiff is a constant. What a gradient does not need is not kept: a convolution or a linear map
 //! with a frozen weight keeps no input. A file for each operation holds what it keeps and its backward.
 
+mod add;
 mod attention;
 mod conv;
 mod enlarge;
@@ -66,6 +67,10 @@ pub(crate) trait KernelOps: Backend {
     fn kernel_pointwise(x: FloatTensor<Self>, function: Function) -> FloatTensor<Self>;
     /// `h gelu(gate)` of rows `[h, gate]`.
     fn kernel_geglu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// Sum of two tensors of one shape.
+    fn kernel_add(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// Sum with a value for each channel.
+    fn kernel_shift(x: FloatTensor<Self>, shift: FloatTensor<Self>) -> FloatTensor<Self>;
     /// Enlargement of planes by repetition.
     fn kernel_enlarge(x: FloatTensor<Self>, shape: EnlargeShape) -> FloatTensor<Self>;
 }
@@ -171,6 +176,17 @@ pub(crate) fn geglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::kernel_geglu(x.into_dispatch()))
 }
 
+/// [`KernelOps::kernel_add`] on tensors.
+pub(crate) fn add(x: Tensor<4>, y: Tensor<4>) -> Tensor<4> {
+    Tensor::from_dispatch(Dispatch::kernel_add(x.into_dispatch(), y.into_dispatch()))
+}
+
+/// [`KernelOps::kernel_shift`] on tensors.
+pub(crate) fn shift_channels(x: Tensor<4>, shift: Tensor<2>) -> Tensor<4> {
+    let (x, shift) = (x.into_dispatch(), shift.into_dispatch());
+    Tensor::from_dispatch(Dispatch::kernel_shift(x, shift))
+}
+
 /// [`KernelOps::kernel_enlarge`] on tensors, giving `[planes, rows, columns]`.
 pub(crate) fn enlarge(x: Tensor<4>, shape: EnlargeShape) -> Tensor<3> {
     let x = x.reshape([shape.planes, shape.input[0], shape.input[1]]);
@@ -273,6 +289,14 @@ impl KernelOps for Flex {
         pointwise::run_geglu(&packed(x))
     }
 
+    fn kernel_add(x: FlexTensor, y: FlexTensor) -> FlexTensor {
+        add::run(&packed(x), &packed(y))
+    }
+
+    fn kernel_shift(x: FlexTensor, shift: FlexTensor) -> FlexTensor {
+        add::run_shift(&packed(x), &packed(shift))
+    }
+
     fn kernel_enlarge(x: FlexTensor, shape: EnlargeShape) -> FlexTensor {
         enlarge::run(&packed(x), &shape)
     }
@@ -330,6 +354,14 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
 
     fn kernel_geglu(x: FloatTensor<Self>) -> FloatTensor<Self> {
         pointwise::taped_geglu::<C>(x)
+    }
+
+    fn kernel_add(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
+        add::taped::<C>(x, y)
+    }
+
+    fn kernel_shift(x: FloatTensor<Self>, shift: FloatTensor<Self>) -> FloatTensor<Self> {
+        add::taped_shift::<C>(x, shift)
     }
 
     fn kernel_enlarge(x: FloatTensor<Self>, shape: EnlargeShape) -> FloatTensor<Self> {

@@ -273,7 +273,7 @@ pub(crate) fn bias_grad(isa: Isa, shape: &ConvShape, dy: &[f32]) -> Vec<f32> {
 }
 
 /// The sum of a slice: f32 within 512 values, f64 across.
-struct Sum<'a>(&'a [f32]);
+pub(super) struct Sum<'a>(pub(super) &'a [f32]);
 
 impl Job for Sum<'_> {
     type Out = f64;

@@ -3,6 +3,7 @@
 //! Every output value is computed by one task in one order, so results have the same bits for any
 //! number of threads.
 
+pub(crate) mod add;
 mod amx;
 pub(crate) mod attention;
 pub(crate) mod conv;

@@ -76,13 +76,13 @@ impl Resnet {
         let mut h = self.conv1.forward(self.norm1.silu(x.clone()));
         if let (Some(project), Some(emb)) = (&self.time_emb_proj, emb) {
             let shift = project.forward(kernels::silu(emb.clone()));
-            h = h + shift.unsqueeze_dims::<4>(&[2, 3]); // [b, c_out, 1, 1]
+            h = kernels::shift_channels(h, shift);
         }
         let h = self.conv2.forward(self.norm2.silu(h));
         let x = match &self.conv_shortcut {
             Some(conv) => conv.forward(x),
             None => x,
         };
-        x + h
+        kernels::add(x, h)
     }
 }

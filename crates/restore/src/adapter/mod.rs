@@ -220,7 +220,7 @@ impl RestorationAdapter {
             Scale::Each(scale) => term * scale.clone(),
         };
         UnetFlow {
-            sample: flow.sample + term,
+            sample: kernels::add(flow.sample, term),
             ..flow
         }
     }
@@ -245,9 +245,9 @@ impl RestorationAdapter {
 impl SiteAdapter {
     fn term(&self, x: &Tensor<4>, emb: &Tensor<2>, lq: Tensor<4>) -> Tensor<4> {
         let e = self.time_emb_proj.forward(kernels::silu(emb.clone()));
-        let mut h_ = lq + e.unsqueeze_dims::<4>(&[2, 3]) + x.clone();
+        let mut h_ = kernels::add(kernels::shift_channels(lq, e), x.clone());
         for block in &self.blocks {
-            h_ = h_.clone() + block.forward(h_);
+            h_ = kernels::add(h_.clone(), block.forward(h_));
         }
         self.zero_linear.forward_channels(h_)
     }
