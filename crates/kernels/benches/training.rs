@@ -10,10 +10,14 @@
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Distribution, Tensor, module, ops::ConvOptions};
-use kernels::{Activation, Padding, conv2d, group_norm, silu};
+use kernels::{Activation, Padding, Products, conv2d, group_norm, silu, with_products};
 
 /// `[batch, c_in, c_out, size, kernel, stride]`.
-const CONVOLUTIONS: [[usize; 6]; 22] = [
+const CONVOLUTIONS: [[usize; 6]; 26] = [
+    [16, 64, 64, 24, 3, 1],
+    [16, 96, 96, 12, 3, 1],
+    [16, 160, 160, 6, 3, 1],
+    [16, 160, 64, 24, 3, 1],
     [16, 64, 64, 32, 3, 1],
     [16, 128, 128, 16, 3, 1],
     [16, 192, 192, 8, 3, 1],
@@ -47,8 +51,8 @@ fn main() {
         peak()
     );
     println!(
-        "{:32} {:>9} {:>9} {:>9} {:>9}",
-        "conv2d", "forward", "training", "plain fwd", "training"
+        "{:32} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "conv2d", "forward", "training", "bf16 fwd", "training", "plain fwd", "training"
     );
     for [b, c_in, c_out, size, k, stride] in CONVOLUTIONS {
         let name = format!("{b} x {c_in:3} -> {c_out:3} @{size:3} {k}x{k} /{stride}");
@@ -70,6 +74,9 @@ fn main() {
         let shape = [b, c_in, c_out, size, k];
         print!("{name:32}");
         for time in measure(shape, run) {
+            print!(" {:9.1}", flops * time.1 / time.0.as_secs_f64() / 1e9);
+        }
+        for time in with_products(Products::Bf16, || measure(shape, run)) {
             print!(" {:9.1}", flops * time.1 / time.0.as_secs_f64() / 1e9);
         }
         if plain {
@@ -134,7 +141,7 @@ fn main() {
         "add 8x32@128",
         [8, 32, 1, 128, 1],
         plain,
-        |x, _, _| x.clone() + x,
+        |x, _, _| kernels::add(x.clone(), x),
         |x, _, _| x.clone() + x,
     );
 }
