@@ -40,32 +40,43 @@ pub(super) fn weight_grad(isa: Isa, shape: &ConvShape, x: &[f32], dy: &[f32]) ->
     let operands = Operands::new(isa, shape, x, dy);
     let (c_blocks, o_blocks) = (c_in.div_ceil(2 * SIDE), c_out.div_ceil(2 * SIDE));
     let kernel = shape.products.kernel(isa);
+    // Where blocks are few, a task takes the taps of one row of the kernel.
+    let parts = if c_blocks * o_blocks < 4 * rayon::current_num_threads() {
+        shape.kernel[0]
+    } else {
+        1
+    };
+    let part = taps / parts;
     let out = Shared::new(&mut dw);
-    (0..c_blocks * o_blocks).into_par_iter().for_each(|task| {
-        let (ci0, co0) = (task / o_blocks * 2 * SIDE, task % o_blocks * 2 * SIDE);
-        let block = Block {
-            operands: &operands,
-            inputs: (c_in - ci0).min(2 * SIDE),
-            outputs: (c_out - co0).min(2 * SIDE),
-            ci0,
-            co0,
-        };
-        let sums = match kernel {
-            Kernel::Tiles => block.by_tiles(),
-            _ => dispatch_pairs(isa, ByVectors(&block)),
-        };
-        for (tap, sums) in sums.iter().enumerate() {
-            for l in 0..block.outputs {
-                for c in 0..block.inputs {
-                    // SAFETY: these weights belong to this task alone, and the vector outlives it.
-                    unsafe {
-                        let at = ((co0 + l) * c_in + ci0 + c) * taps + tap;
-                        *out.at(at, 1) = sums.0[c / SIDE][l / SIDE][c % SIDE][l % SIDE];
+    (0..c_blocks * o_blocks * parts)
+        .into_par_iter()
+        .for_each(|task| {
+            let (first, task) = (task % parts * part, task / parts);
+            let (ci0, co0) = (task / o_blocks * 2 * SIDE, task % o_blocks * 2 * SIDE);
+            let block = Block {
+                operands: &operands,
+                inputs: (c_in - ci0).min(2 * SIDE),
+                outputs: (c_out - co0).min(2 * SIDE),
+                ci0,
+                co0,
+                taps: &operands.taps[first..first + part],
+            };
+            let sums = match kernel {
+                Kernel::Tiles => block.by_tiles(),
+                _ => dispatch_pairs(isa, ByVectors(&block)),
+            };
+            for (tap, sums) in sums.iter().enumerate() {
+                for l in 0..block.outputs {
+                    for c in 0..block.inputs {
+                        // SAFETY: these weights belong to this task alone, and the vector outlives it.
+                        unsafe {
+                            let at = ((co0 + l) * c_in + ci0 + c) * taps + first + tap;
+                            *out.at(at, 1) = sums.0[c / SIDE][l / SIDE][c % SIDE][l % SIDE];
+                        }
                     }
                 }
             }
-        }
-    });
+        });
     dw
 }
 
@@ -263,9 +274,11 @@ impl Job for Turn<'_> {
     }
 }
 
-/// One task: up to 32 input by 32 output channels, every tap.
+/// One task: up to 32 input by 32 output channels, some taps.
 struct Block<'a> {
     operands: &'a Operands,
+    /// Their places on the grid, as in [`Operands::taps`].
+    taps: &'a [usize],
     inputs: usize,
     outputs: usize,
     ci0: usize,
@@ -277,7 +290,7 @@ type Sums = Vec<amx::Results>;
 
 impl Block<'_> {
     fn zeros(&self) -> Sums {
-        (self.operands.taps.iter())
+        (self.taps.iter())
             .map(|_| amx::Results([[[[0.0; SIDE]; SIDE]; 2]; 2]))
             .collect()
     }
@@ -290,7 +303,7 @@ impl Block<'_> {
         let (rows, columns) = (self.inputs.div_ceil(SIDE), self.outputs.div_ceil(SIDE));
         for (image, run) in operands.runs() {
             let dy = operands.dy(image, self.co0 / SIDE, run.start);
-            for (tap, sums) in operands.taps.iter().zip(&mut sums) {
+            for (tap, sums) in self.taps.iter().zip(&mut sums) {
                 let tile = amx::Operands {
                     a: (operands.x(image, self.ci0, run.start * PIXELS + tap)).cast(),
                     a_second: 2 * SIDE * operands.channel,
@@ -331,7 +344,7 @@ impl Job for ByVectors<'_> {
             for group in 0..block.outputs.div_ceil(SIDE) {
                 let dy = operands.dy(image, block.co0 / SIDE + group, run.start);
                 let pairs = run.len() * DEPTH;
-                for (tap, sums) in operands.taps.iter().zip(&mut sums) {
+                for (tap, sums) in block.taps.iter().zip(&mut sums) {
                     let from =
                         |c: usize| operands.x(image, block.ci0 + c, run.start * PIXELS + tap);
                     for lane in (0..SIDE).step_by(S::LANES) {
