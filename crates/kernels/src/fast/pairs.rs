@@ -1,6 +1,6 @@
 //! Products of values rounded to bfloat16, two by two, summed in f32.
 //!
-//! Where the machine has instructions for them a convolution becomes two (AVX512-BF16) to eight (AMX) times faster;
+//! Where the machine has instructions for them (AVX512-BF16, AMX) convolutions become faster (docs/benchmarks.md);
 //! elsewhere the same products are made from their halves. Two values become one 32-bit element: the kernels move such
 //! elements as they move f32 and only multiply them differently ([`Product`]).
 
