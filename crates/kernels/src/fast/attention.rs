@@ -16,8 +16,8 @@
 use rayon::prelude::*;
 
 use super::{
-    conv::Lanes,
     isa::Isa,
+    packed::Lanes,
     shared::Shared,
     simd::{Job, Simd, dispatch},
 };

@@ -14,8 +14,8 @@
 use rayon::prelude::*;
 
 use super::{
-    conv::Lanes,
     isa::Isa,
+    packed::Lanes,
     shared::{Scratch, Shared, unwritten, with_scratch},
     simd::{Job, Simd, dispatch},
     stored::Stored,

@@ -11,8 +11,8 @@
 use rayon::prelude::*;
 
 use super::{
-    conv::{Lanes, Rows, even_parts},
     isa::Isa,
+    packed::{Lanes, Rows, even_parts},
     pairs::Kernel,
     shared::{Shared, unwritten},
     simd::{Job, Simd, dispatch},

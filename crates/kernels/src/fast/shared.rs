@@ -86,7 +86,7 @@ pub(super) fn copy_row(to: &mut [f32], row: Option<&[f32]>, first: isize, step: 
     copy_as(to, row, first, step, |x| x);
 }
 
-/// As [`copy_row`], each value through `convert`, which keeps zero.
+/// As [`copy_row`], each value through `convert`.
 #[inline(always)]
 pub(super) fn copy_as<T: Copy + Default>(
     to: &mut [T],
@@ -95,20 +95,10 @@ pub(super) fn copy_as<T: Copy + Default>(
     step: usize,
     convert: impl Fn(f32) -> T,
 ) {
-    let (inside, from) = overlap(to.len(), row.map_or(0, <[f32]>::len), first, step);
-    let (inside, row) = zeros_around(to, inside, row);
-    if inside.is_empty() {
-        return;
-    }
-    if step == 1 {
-        for (to, x) in inside.iter_mut().zip(&row[from..]) {
-            *to = convert(*x);
-        }
-    } else {
-        for (to, x) in inside.iter_mut().zip(row[from..].iter().step_by(step)) {
-            *to = convert(*x);
-        }
-    }
+    let row = row.unwrap_or(&[]);
+    place(to, row.len(), first, step, |from| {
+        row[from..].iter().map(|x| convert(*x))
+    });
 }
 
 /// As [`copy_row`], of pairs of the values of two rows of the same length, the second of which may be missing.
@@ -124,20 +114,35 @@ pub(super) fn copy_pairs(
         copy_as(to, row, first, step, |x| pair(x, 0.0));
         return;
     };
-    let (inside, from) = overlap(to.len(), row.map_or(0, <[f32]>::len), first, step);
-    let (inside, row) = zeros_around(to, inside, row);
+    let row = row.unwrap_or(&[]);
+    place(to, row.len(), first, step, |from| {
+        let values = row[from..].iter().zip(&second[from..]);
+        values.map(|(a, b)| pair(*a, *b))
+    });
+}
+
+/// Values of a row of `len` from column `first` in steps of `step`, with zeros where that is outside; `values(from)`
+/// are the row's from column `from` on.
+#[inline(always)]
+fn place<T: Copy + Default, I: Iterator<Item = T>>(
+    to: &mut [T],
+    len: usize,
+    first: isize,
+    step: usize,
+    values: impl FnOnce(usize) -> I,
+) {
+    let (inside, from) = overlap(to.len(), len, first, step);
+    to[..inside.start].fill(T::default());
+    to[inside.end..].fill(T::default());
     if inside.is_empty() {
         return;
     }
-    let values = row[from..].iter().zip(&second[from..]);
+    let inside = to[inside].iter_mut();
     if step == 1 {
-        for (to, (a, b)) in inside.iter_mut().zip(values) {
-            *to = pair(*a, *b);
-        }
+        inside.zip(values(from)).for_each(|(to, x)| *to = x);
     } else {
-        for (to, (a, b)) in inside.iter_mut().zip(values.step_by(step)) {
-            *to = pair(*a, *b);
-        }
+        let values = values(from).step_by(step);
+        inside.zip(values).for_each(|(to, x)| *to = x);
     }
 }
 
@@ -156,18 +161,6 @@ fn overlap(width: usize, len: usize, first: isize, step: usize) -> (Range<usize>
         .max(lo as isize);
     let hi = (hi as usize).min(width);
     (lo..hi, (first + (lo * step) as isize).max(0) as usize)
-}
-
-/// Fills what is outside with zeros; gives back the inside and the row.
-#[inline(always)]
-fn zeros_around<'t, 'r, T: Copy + Default>(
-    to: &'t mut [T],
-    inside: Range<usize>,
-    row: Option<&'r [f32]>,
-) -> (&'t mut [T], &'r [f32]) {
-    to[..inside.start].fill(T::default());
-    to[inside.end..].fill(T::default());
-    (&mut to[inside], row.unwrap_or(&[]))
 }
 
 #[cfg(test)]

@@ -104,9 +104,16 @@ impl Job for RunTiles<'_> {
             let mut m0 = 0;
             for blocks in strip.blocks.chunks(2) {
                 let rows = blocks.len();
+                let window = Window {
+                    strip,
+                    blocks,
+                    m0,
+                    v,
+                    columns,
+                };
                 // SAFETY: `run`'s caller promised the addresses.
                 unsafe {
-                    start(s, strip, blocks, m0, v, columns, &mut results);
+                    window.start(s, &mut results);
                     let first = blocks[0].1;
                     assert_eq!(first.len(), steps.len() * TILE);
                     let second = blocks[rows - 1].1;
@@ -127,7 +134,7 @@ impl Job for RunTiles<'_> {
                         (_, 1) => tiles.multiply::<2, 1>(&operands, &mut results),
                         _ => tiles.multiply::<2, 2>(&operands, &mut results),
                     }
-                    store(s, strip, blocks, m0, v, columns, &results);
+                    window.store(s, &results);
                 }
                 m0 += blocks.iter().map(|block| block.0).sum::<usize>();
             }
@@ -135,50 +142,44 @@ impl Job for RunTiles<'_> {
     }
 }
 
-/// Every output of up to two blocks and `columns` vectors from `v`: its address, its place in the results and its pixels.
-#[inline(always)]
-fn each_row<S: Simd>(
-    strip: &Strip<'_>,
-    blocks: &[(usize, &[f32])],
+/// Up to two blocks by up to two vectors of a strip.
+struct Window<'a> {
+    strip: &'a Strip<'a>,
+    blocks: &'a [(usize, &'a [f32])],
+    /// The first block's first output channel.
     m0: usize,
+    /// The first vector.
     v: usize,
+    /// Vectors.
     columns: usize,
-    mut f: impl FnMut(usize, [usize; 3], usize, usize),
-) {
-    let mut channel = m0;
-    for (i, block) in blocks.iter().enumerate() {
-        for row in 0..block.0 {
-            for n in 0..columns {
-                let valid = (strip.pixels - (v + n) * S::LANES).min(S::LANES);
-                let at = channel * strip.y_stride + (v + n) * S::LANES;
-                f(at, [i, n, row], channel, valid);
-            }
-            channel += 1;
-        }
-    }
 }
 
-/// What the results start from.
-///
-/// # Safety
-/// As `run`.
-#[inline(always)]
-unsafe fn start<S: Simd>(
-    s: S,
-    strip: &Strip<'_>,
-    blocks: &[(usize, &[f32])],
-    m0: usize,
-    v: usize,
-    columns: usize,
-    results: &mut amx::Results,
-) {
-    each_row::<S>(
-        strip,
-        blocks,
-        m0,
-        v,
-        columns,
-        |at, [i, n, row], channel, valid| {
+impl Window<'_> {
+    /// Calls `f` with every output row's address in the strip, place in the results, channel and pixels.
+    #[inline(always)]
+    fn each_row(&self, mut f: impl FnMut(usize, [usize; 3], usize, usize)) {
+        let mut channel = self.m0;
+        for (i, block) in self.blocks.iter().enumerate() {
+            for row in 0..block.0 {
+                for n in 0..self.columns {
+                    let first = (self.v + n) * SIDE;
+                    let valid = (self.strip.pixels - first).min(SIDE);
+                    let at = channel * self.strip.y_stride + first;
+                    f(at, [i, n, row], channel, valid);
+                }
+                channel += 1;
+            }
+        }
+    }
+
+    /// What the results start from.
+    ///
+    /// # Safety
+    /// As `run`.
+    #[inline(always)]
+    unsafe fn start<S: Simd>(&self, s: S, results: &mut amx::Results) {
+        let strip = self.strip;
+        self.each_row(|at, [i, n, row], channel, valid| {
             // SAFETY: as `run`; a row of the results is a vector.
             unsafe {
                 let value = match strip.start {
@@ -188,38 +189,23 @@ unsafe fn start<S: Simd>(
                 };
                 s.store(results.0[i][n][row].as_mut_ptr(), value);
             }
-        },
-    );
-}
+        });
+    }
 
-/// Stores the results.
-///
-/// # Safety
-/// As `run`.
-#[inline(always)]
-unsafe fn store<S: Simd>(
-    s: S,
-    strip: &Strip<'_>,
-    blocks: &[(usize, &[f32])],
-    m0: usize,
-    v: usize,
-    columns: usize,
-    results: &amx::Results,
-) {
-    each_row::<S>(
-        strip,
-        blocks,
-        m0,
-        v,
-        columns,
-        |at, [i, n, row], _, valid| {
+    /// Stores the results.
+    ///
+    /// # Safety
+    /// As `run`.
+    #[inline(always)]
+    unsafe fn store<S: Simd>(&self, s: S, results: &amx::Results) {
+        self.each_row(|at, [i, n, row], _, valid| {
             // SAFETY: as `run`; a row of the results is a vector.
             unsafe {
                 let value = s.load(results.0[i][n][row].as_ptr());
-                s.store_part(strip.y.add(at), value, valid);
+                s.store_part(self.strip.y.add(at), value, valid);
             }
-        },
-    );
+        });
+    }
 }
 
 struct RunStrip<'a, P>(&'a Strip<'a>, PhantomData<P>);

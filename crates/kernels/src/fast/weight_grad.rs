@@ -13,7 +13,8 @@
 use rayon::prelude::*;
 
 use super::{
-    conv::{ConvShape, source_row},
+    conv::ConvShape,
+    expand::source_row,
     isa::Isa,
     shared::{Scratch, Shared, copy_row, with_scratch},
     simd::{Job, Simd, dispatch},

@@ -14,7 +14,8 @@ use rayon::prelude::*;
 
 use super::{
     amx::{self, DEPTH, SIDE, TILE, Tiles},
-    conv::{ConvShape, source_row},
+    conv::ConvShape,
+    expand::source_row,
     isa::Isa,
     pairs::{Kernel, round},
     shared::{Shared, copy_as, unwritten},

@@ -1,0 +1,212 @@
+//! A convolution's weight in the order in which the tiles read it.
+
+use burn::tensor::{bf16, f16};
+use rayon::prelude::*;
+
+use super::{
+    amx::{DEPTH, SIDE, TILE},
+    isa::Isa,
+    pairs::{Kernel, Products, pair},
+    simd::{Job, Simd, dispatch},
+    stored::Stored,
+};
+
+/// Elements of the input's channels handled in one pass over a strip.
+const CHUNK: usize = 128;
+/// Where a weight's values lie: `weight[co][ci][tap]` at `co * strides[0] + ci * strides[1] + taps[tap]`.
+pub(super) struct WeightOrder {
+    /// Values between output channels and between input channels.
+    pub(super) strides: [usize; 2],
+    /// Each tap's place in a kernel.
+    pub(super) taps: Vec<usize>,
+}
+
+/// Weights in the order in which the tiles read them: chunk of input channels, block of output
+/// channels, element of the input's channels, tap, output channel; or as [`tile::run`] describes.
+pub(super) struct Packed {
+    /// What the values are for.
+    pub(super) kernel: Kernel,
+    values: Vec<f32>,
+    /// Sizes of the blocks of output channels.
+    pub(super) blocks: Vec<usize>,
+    /// Elements of a chunk of input channels; the last may have fewer.
+    pub(super) chunk: usize,
+    /// Output channels, elements of the input's channels, taps.
+    pub(super) dims: [usize; 3],
+}
+
+impl Packed {
+    /// Packs a weight `[c_out, c_in, taps]` that lies in `order`.
+    pub(super) fn new(
+        isa: Isa,
+        products: Products,
+        [c_out, c_in]: [usize; 2],
+        order: &WeightOrder,
+        weight: Stored<'_>,
+    ) -> Self {
+        let kernel = products.kernel(isa);
+        let taps = order.taps.len();
+        let elements = c_in.div_ceil(kernel.values());
+        let blocks = if kernel == Kernel::Tiles {
+            (0..c_out)
+                .step_by(SIDE)
+                .map(|co| SIDE.min(c_out - co))
+                .collect()
+        } else {
+            even_parts(c_out, c_out.div_ceil(dispatch(isa, Rows)))
+        };
+        let mut chunk = elements.div_ceil(elements.div_ceil(CHUNK));
+        if kernel == Kernel::Tiles {
+            chunk = chunk.next_multiple_of(DEPTH);
+        }
+        let mut packed = Self {
+            kernel,
+            values: Vec::new(),
+            blocks,
+            chunk,
+            dims: [c_out, elements, taps],
+        };
+        let mut starts = Vec::new();
+        let mut len = 0;
+        for e0 in (0..elements).step_by(chunk) {
+            let mut co0 = 0;
+            for &block in &packed.blocks {
+                let size = packed.size(e0, block);
+                starts.push((size, e0, co0, block));
+                len += size;
+                co0 += block;
+            }
+        }
+        packed.values = vec![0.0; len];
+        let mut rest = &mut packed.values[..];
+        let mut parts = Vec::with_capacity(starts.len());
+        for (size, e0, co0, block) in starts {
+            let (part, tail) = rest.split_at_mut(size);
+            parts.push((part, e0, co0, block));
+            rest = tail;
+        }
+        macro_rules! fill {
+            ($weight:expr, $widen:expr) => {
+                parts.into_par_iter().for_each(|(part, e0, co0, block)| {
+                    let count = chunk.min(elements - e0);
+                    pack(
+                        kernel,
+                        $weight,
+                        $widen,
+                        order,
+                        c_in,
+                        [e0, count, co0, block],
+                        part,
+                    )
+                })
+            };
+        }
+        match weight {
+            Stored::F32(w) => fill!(w, |x: f32| x),
+            Stored::Bf16(w) => fill!(w, bf16::to_f32),
+            Stored::F16(w) => fill!(w, f16::to_f32),
+        }
+        packed
+    }
+
+    /// Values of a block for the chunk from element `e0`.
+    fn size(&self, e0: usize, block: usize) -> usize {
+        let [_, elements, taps] = self.dims;
+        let count = self.chunk.min(elements - e0);
+        if self.kernel == Kernel::Tiles {
+            count.div_ceil(DEPTH) * taps * TILE
+        } else {
+            count * taps * block
+        }
+    }
+
+    /// The blocks `first..end` for the chunk from element `e0`.
+    pub(super) fn blocks(&self, e0: usize, first: usize, end: usize) -> Vec<(usize, &[f32])> {
+        let sizes = |e0: usize, blocks: &[usize]| -> usize {
+            blocks.iter().map(|&block| self.size(e0, block)).sum()
+        };
+        let mut at = sizes(e0, &self.blocks[..first]);
+        if e0 > 0 {
+            // Chunks before this one are whole.
+            at += e0 / self.chunk * sizes(0, &self.blocks);
+        }
+        let mut out = Vec::with_capacity(end - first);
+        for &block in &self.blocks[first..end] {
+            let size = self.size(e0, block);
+            out.push((block, &self.values[at..at + size]));
+            at += size;
+        }
+        out
+    }
+}
+
+/// Packs a block: `count` elements from `e0`, `block` outputs from `co0`.
+#[inline(always)]
+fn pack<T: Copy>(
+    kernel: Kernel,
+    weight: &[T],
+    widen: impl Fn(T) -> f32,
+    order: &WeightOrder,
+    c_in: usize,
+    [e0, count, co0, block]: [usize; 4],
+    to: &mut [f32],
+) {
+    let [co_stride, ci_stride] = order.strides;
+    let taps = order.taps.len();
+    for e in 0..count {
+        let ci = kernel.values() * (e0 + e);
+        for (t, &tap) in order.taps.iter().enumerate() {
+            let (first, step) = if kernel == Kernel::Tiles {
+                ((e / DEPTH * taps + t) * TILE + e % DEPTH, DEPTH)
+            } else {
+                ((e * taps + t) * block, 1)
+            };
+            let to = to[first..].iter_mut().step_by(step).take(block);
+            let from = &weight[co0 * co_stride + ci * ci_stride + tap..];
+            let values = from.iter().step_by(co_stride);
+            if kernel == Kernel::Single {
+                for (to, value) in to.zip(values) {
+                    *to = widen(*value);
+                }
+            } else if ci + 1 < c_in {
+                let seconds = from[ci_stride..].iter().step_by(co_stride);
+                for (to, (value, second)) in to.zip(values.zip(seconds)) {
+                    *to = pair(widen(*value), widen(*second));
+                }
+            } else {
+                for (to, value) in to.zip(values) {
+                    *to = pair(widen(*value), 0.0);
+                }
+            }
+        }
+    }
+}
+
+/// The most output channels of a block.
+pub(super) struct Rows;
+
+impl Job for Rows {
+    type Out = usize;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> usize {
+        S::ROWS
+    }
+}
+
+/// `total` in `parts` sizes that differ by at most one, larger first.
+pub(super) fn even_parts(total: usize, parts: usize) -> Vec<usize> {
+    (0..parts)
+        .map(|i| total / parts + usize::from(i < total % parts))
+        .collect()
+}
+
+/// The lanes of an instruction set.
+pub(super) struct Lanes;
+
+impl Job for Lanes {
+    type Out = usize;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> usize {
+        S::LANES
+    }
+}
