@@ -7,10 +7,13 @@
 
 #![expect(clippy::print_stdout, reason = "the table is the result")]
 
-use std::time::{Duration, Instant};
+mod timing;
+
+use std::time::Duration;
 
 use burn::tensor::{Device, Distribution, Tensor, module, ops::ConvOptions};
 use kernels::{Activation, Padding, Products, conv2d, group_norm, silu, with_products};
+use timing::{best, peak};
 
 /// `[batch, c_in, c_out, size, kernel, stride]`.
 const CONVOLUTIONS: [[usize; 6]; 26] = [
@@ -189,26 +192,4 @@ fn measure(
         drop((y * dy.clone()).sum().backward());
     });
     [(forward, 1.0), (training.saturating_sub(seed), 3.0)]
-}
-
-fn best(mut f: impl FnMut()) -> Duration {
-    let begin = Instant::now();
-    let mut best = Duration::MAX;
-    let mut runs = 0;
-    while runs < 3 || (begin.elapsed() < Duration::from_millis(300) && runs < 200) {
-        let start = Instant::now();
-        f();
-        best = best.min(start.elapsed());
-        runs += 1;
-    }
-    best
-}
-
-/// What one thread reaches on independent multiply-adds in registers.
-fn peak() -> f64 {
-    const N: usize = 2_000_000;
-    let time = best(|| {
-        std::hint::black_box(kernels::fma_loop(std::hint::black_box(N)));
-    });
-    kernels::fma_loop_flops(N) / time.as_secs_f64() / 1e9
 }

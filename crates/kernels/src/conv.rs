@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, module, ops::ConvOptions};
 
-use crate::{extension, fast::conv::ConvShape};
+use crate::{extension, fast::conv::ConvShape, products};
 
 /// Zero rows and columns added around the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ fn shape(x: &Tensor<4>, weight: &Tensor<4>, stride: usize, padding: Padding) -> 
         kernel: [kh, kw],
         stride,
         before: [padding.top as isize, padding.left as isize],
-        products: crate::products::current(),
+        products: products::of(weight.dtype()),
     }
 }
 

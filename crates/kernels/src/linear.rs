@@ -2,11 +2,13 @@
 
 use burn::tensor::{DType, FloatDType, Tensor};
 
-use crate::{extension, fast::linear::LinearShape};
+use crate::{extension, fast::linear::LinearShape, products};
 
 /// Maps the last axis of `x` `[.., d_in]` through `weight` `[d_out, d_in]` and adds `bias` `[d_out]`.
 ///
-/// A weight in half precision is widened where it is used; it stays as it is in memory.
+/// A weight in half precision stays as it is in memory. With a bfloat16 weight the input is rounded to bfloat16 as well
+/// where the machine multiplies such values ([`Products`](crate::Products)); elsewhere the weight is widened where it is
+/// used.
 pub fn linear<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<2>,
@@ -26,6 +28,7 @@ pub fn linear<const D: usize>(
             n: rows,
             d_in,
             d_out: out,
+            products: products::of(weight.dtype()),
         };
         let mut dims = dims;
         dims[D - 1] = out;

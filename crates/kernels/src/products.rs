@@ -1,30 +1,41 @@
-//! How convolutions make their products, chosen for a stretch of code.
+//! How convolutions and linear maps make their products, chosen for a stretch of code.
 
 use std::cell::Cell;
+
+use burn::tensor::DType;
+
+use crate::fast::isa::Isa;
 
 pub use crate::fast::pairs::Products;
 
 thread_local! {
-    static CURRENT: Cell<Products> = const { Cell::new(Products::F32) };
+    static CURRENT: Cell<Option<Products>> = const { Cell::new(None) };
 }
 
-/// Runs `f`; the convolutions that it calls on this thread, and their gradients, make their products so.
+/// Runs `f`; the convolutions and linear maps that it calls on this thread, and their gradients, make their products so.
 ///
-/// On `flex` only, and not for 1x1 convolutions; elsewhere products are the backend's own. With [`Products::Bf16`] a
+/// Without it products are of bfloat16 values where the weight is stored so and the machine has instructions for them,
+/// and of f32 values everywhere else. On `flex` only; elsewhere products are the backend's own. With [`Products::Bf16`] a
 /// result is off by less than 0.5 % of its norm in the tests, and its bits depend on the machine's instruction set. Number of threads and
 /// repetition change nothing, as always.
 pub fn with_products<R>(products: Products, f: impl FnOnce() -> R) -> R {
-    struct Restore(Products);
+    struct Restore(Option<Products>);
     impl Drop for Restore {
         fn drop(&mut self) {
             CURRENT.set(self.0);
         }
     }
-    let _restore = Restore(CURRENT.replace(products));
+    let _restore = Restore(CURRENT.replace(Some(products)));
     f()
 }
 
-/// The choice in force.
-pub(crate) fn current() -> Products {
-    CURRENT.get()
+/// The choice in force for a weight stored as `dtype`.
+pub(crate) fn of(dtype: DType) -> Products {
+    CURRENT.get().unwrap_or_else(|| {
+        if dtype == DType::BF16 && Isa::current().multiplies_bf16() {
+            Products::Bf16
+        } else {
+            Products::F32
+        }
+    })
 }

@@ -51,7 +51,7 @@ impl Backward<Flex, 3> for LinearBackward {
             weight_dtype,
             shape,
         } = ops.state;
-        let LinearShape { n, d_in, d_out } = shape;
+        let LinearShape { n, d_in, d_out, .. } = shape;
         let dy = packed(grads.consume::<Flex>(&ops.node));
         if let Some(x) = x {
             let weight = kept_weight.expect("kept for a tracked input");

@@ -451,10 +451,13 @@ unsafe fn tile<S: Simd, const M: usize, const N: usize>(
     unsafe {
         let mut acc = [[s.splat(0.0); N]; M];
         for k in 0..depth {
-            let b: [S::V; N] = std::array::from_fn(|n| s.load(b.add(k * b_stride + n * S::LANES)));
+            let mut x = [s.splat(0.0); N];
+            for (n, x) in x.iter_mut().enumerate() {
+                *x = s.load(b.add(k * b_stride + n * S::LANES));
+            }
             for (m, acc) in acc.iter_mut().enumerate() {
                 let a = s.splat(*a.add(m * row + k * column));
-                for (acc, b) in acc.iter_mut().zip(b) {
+                for (acc, b) in acc.iter_mut().zip(x) {
                     *acc = s.fma(a, b, *acc);
                 }
             }

@@ -13,8 +13,8 @@ use super::{
     amx::{DEPTH, SIDE},
     dot::{self, Dot, Order},
     expand::{Expand, ExpandChannel, Layout, source_row},
+    gemm::{self, Bias, Gemm, Operand},
     isa::Isa,
-    outer::{self, Outer},
     packed::{Lanes, Packed, WeightOrder, even_parts},
     pairs::{Kernel, Products},
     shared::{Scratch, Shared, unwritten, with_scratch},
@@ -131,19 +131,27 @@ fn pointwise(
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
     let n = shape.input[1] * shape.input[2];
-    let operands = Outer {
-        a: weight,
-        a_strides,
-        b: Stored::F32(x),
-        batch: shape.batch,
+    let product = Gemm {
         m,
         n,
         k: x.len() / (shape.batch * n).max(1),
-        bias,
+        a: Operand {
+            values: weight,
+            row_stride: a_strides[0],
+            k_stride: a_strides[1],
+        },
+        b: Operand {
+            values: Stored::F32(x),
+            row_stride: 1,
+            k_stride: n,
+        },
+        batch: shape.batch,
+        bias: bias.map_or(Bias::None, Bias::Rows),
+        products: shape.products,
     };
     // SAFETY: the product writes every value.
     let mut y = unsafe { unwritten(shape.batch * m * n) };
-    outer::run(isa, &operands, &mut y);
+    gemm::run(isa, &product, &mut y);
     y
 }
 

@@ -192,10 +192,13 @@ impl Task<'_> {
                 self.b.as_ptr().add(j * width),
             );
             for k in (0..width).step_by(S::LANES) {
-                let b: [S::V; N] = std::array::from_fn(|j| s.load(b.add(j * width + k)));
+                let mut x = [s.splat(0.0); N];
+                for (j, x) in x.iter_mut().enumerate() {
+                    *x = s.load(b.add(j * width + k));
+                }
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let a = s.load(a.add(i * width + k));
-                    for (sum, b) in sums.iter_mut().zip(b) {
+                    for (sum, b) in sums.iter_mut().zip(x) {
                         *sum = s.fma(a, b, *sum);
                     }
                 }

@@ -75,6 +75,14 @@ impl Isa {
         is_x86_feature_detected!("avx512bf16")
     }
 
+    /// Whether products of bfloat16 pairs are faster than those of f32.
+    pub(crate) fn multiplies_bf16(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Self::Amx || self == Self::Avx512 && Self::has_bf16();
+        #[cfg(not(target_arch = "x86_64"))]
+        return false;
+    }
+
     /// Every set this machine has.
     #[cfg(test)]
     pub(crate) fn available() -> Vec<Self> {

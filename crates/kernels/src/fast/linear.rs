@@ -6,8 +6,9 @@ use rayon::prelude::*;
 
 use super::{
     dot::{self, Dot, Order},
+    gemm::{self, Bias, Gemm, Operand},
     isa::Isa,
-    outer::{self, Outer},
+    pairs::Products,
     shared::unwritten,
     stored::Stored,
 };
@@ -21,7 +22,12 @@ pub(crate) struct LinearShape {
     pub(crate) d_in: usize,
     /// Outputs of a row.
     pub(crate) d_out: usize,
+    /// How products are made.
+    pub(crate) products: Products,
 }
+
+/// Rows up to which packing the weight costs more than it gives.
+const FEW: usize = 16;
 
 /// `y`, `[n, d_out]`.
 pub(crate) fn forward(
@@ -31,10 +37,29 @@ pub(crate) fn forward(
     weight: Stored<'_>,
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
-    let LinearShape { n, d_in, d_out } = *shape;
+    let LinearShape {
+        n,
+        d_in,
+        d_out,
+        products,
+    } = *shape;
     assert_eq!(x.len(), n * d_in);
     // SAFETY: the product writes every value.
     let mut y = unsafe { unwritten(n * d_out) };
+    if n > FEW {
+        let product = Gemm {
+            m: n,
+            n: d_out,
+            k: d_in,
+            a: rows(Stored::F32(x), d_in),
+            b: rows(weight, d_in),
+            batch: 1,
+            bias: bias.map_or(Bias::None, Bias::Columns),
+            products,
+        };
+        gemm::run(isa, &product, &mut y);
+        return y;
+    }
     let operands = Dot {
         a: weight,
         m: d_out,
@@ -50,6 +75,24 @@ pub(crate) fn forward(
     y
 }
 
+/// Contiguous along the sum.
+fn rows(values: Stored<'_>, row_stride: usize) -> Operand<'_> {
+    Operand {
+        values,
+        row_stride,
+        k_stride: 1,
+    }
+}
+
+/// Contiguous along the rows.
+fn columns(values: Stored<'_>, k_stride: usize) -> Operand<'_> {
+    Operand {
+        values,
+        row_stride: 1,
+        k_stride,
+    }
+}
+
 /// The gradient of `x`, `[n, d_in]`.
 pub(crate) fn input_grad(
     isa: Isa,
@@ -57,39 +100,49 @@ pub(crate) fn input_grad(
     dy: &[f32],
     weight: Stored<'_>,
 ) -> Vec<f32> {
-    let LinearShape { n, d_in, d_out } = *shape;
+    let LinearShape {
+        n,
+        d_in,
+        d_out,
+        products,
+    } = *shape;
     // SAFETY: the product writes every value.
     let mut dx = unsafe { unwritten(n * d_in) };
-    let operands = Outer {
-        a: Stored::F32(dy),
-        a_strides: [d_out, 1],
-        b: weight,
-        batch: 1,
+    let product = Gemm {
         m: n,
         n: d_in,
         k: d_out,
-        bias: None,
+        a: rows(Stored::F32(dy), d_out),
+        b: columns(weight, d_in),
+        batch: 1,
+        bias: Bias::None,
+        products,
     };
-    outer::run(isa, &operands, &mut dx);
+    gemm::run(isa, &product, &mut dx);
     dx
 }
 
 /// The gradient of the weight, `[d_out, d_in]`.
 pub(crate) fn weight_grad(isa: Isa, shape: &LinearShape, x: &[f32], dy: &[f32]) -> Vec<f32> {
-    let LinearShape { n, d_in, d_out } = *shape;
+    let LinearShape {
+        n,
+        d_in,
+        d_out,
+        products,
+    } = *shape;
     // SAFETY: the product writes every value.
     let mut dw = unsafe { unwritten(d_out * d_in) };
-    let operands = Outer {
-        a: Stored::F32(dy),
-        a_strides: [1, d_out],
-        b: Stored::F32(x),
-        batch: 1,
+    let product = Gemm {
         m: d_out,
         n: d_in,
         k: n,
-        bias: None,
+        a: columns(Stored::F32(dy), d_out),
+        b: columns(Stored::F32(x), d_in),
+        batch: 1,
+        bias: Bias::None,
+        products,
     };
-    outer::run(isa, &operands, &mut dw);
+    gemm::run(isa, &product, &mut dw);
     dw
 }
 

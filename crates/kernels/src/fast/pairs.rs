@@ -4,9 +4,9 @@
 //! elsewhere the same products are made from their halves. Two values become one 32-bit element: the kernels move such
 //! elements as they move f32 and only multiply them differently ([`Product`]).
 
-use super::{isa::Isa, simd::Simd};
+use super::{amx::DEPTH, isa::Isa, simd::Simd};
 
-/// How the products of a convolution are made.
+/// How the products of a convolution or a linear map are made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Products {
     /// Of f32 values.
@@ -39,6 +39,11 @@ impl Products {
 }
 
 impl Kernel {
+    /// What the number of elements of a sum is a multiple of.
+    pub(super) fn depth(self) -> usize {
+        if self == Self::Tiles { DEPTH } else { 1 }
+    }
+
     /// Values in an element.
     pub(super) fn values(self) -> usize {
         if self == Self::Single { 1 } else { 2 }

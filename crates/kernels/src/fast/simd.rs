@@ -11,7 +11,7 @@
 
 use burn::tensor::{bf16, f16};
 
-use super::isa::Isa;
+use super::{isa::Isa, pairs::pair};
 
 /// Vector arithmetic of one instruction set; lanes are f32.
 pub(crate) trait Simd: Copy {
@@ -78,6 +78,12 @@ pub(crate) trait Simd: Copy {
         }
     }
 
+    /// Asks for the cache line at `p`, which need not be valid.
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        let _ = p;
+    }
+
     /// The same value in every lane.
     fn splat(self, x: f32) -> Self::V;
     /// `a + b`.
@@ -102,6 +108,31 @@ pub(crate) trait Simd: Copy {
     fn exp2_whole(self, n: Self::V) -> Self::V;
     /// The lanes' sum, in a fixed order.
     fn sum(self, v: Self::V) -> f32;
+
+    /// The bfloat16 pairs of each lane of `a` and of `b`.
+    #[inline(always)]
+    fn pairs_across(self, a: Self::V, b: Self::V) -> Self::V {
+        let mut lanes = [[0.0; 16]; 2];
+        // SAFETY: there are at most 16 lanes.
+        unsafe {
+            self.store(lanes[0].as_mut_ptr(), a);
+            self.store(lanes[1].as_mut_ptr(), b);
+            let pairs: [f32; 16] = std::array::from_fn(|i| pair(lanes[0][i], lanes[1][i]));
+            self.load(pairs.as_ptr())
+        }
+    }
+    /// The bfloat16 pairs of neighbouring lanes of `a` and then of `b`.
+    #[inline(always)]
+    fn pairs_within(self, a: Self::V, b: Self::V) -> Self::V {
+        let mut lanes = [0.0; 32];
+        // SAFETY: there are at most 16 lanes.
+        unsafe {
+            self.store(lanes.as_mut_ptr(), a);
+            self.store(lanes.as_mut_ptr().add(Self::LANES), b);
+            let pairs: [f32; 16] = std::array::from_fn(|i| pair(lanes[2 * i], lanes[2 * i + 1]));
+            self.load(pairs.as_ptr())
+        }
+    }
 
     /// The largest lane.
     #[inline(always)]
@@ -201,8 +232,8 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> Eight {
-        // SAFETY: by the caller's promise; an array of f32 has the alignment of f32.
-        unsafe { *p.cast::<Eight>() }
+        // SAFETY: by the caller's promise; `p` may point to pairs of 16-bit values.
+        unsafe { p.cast::<Eight>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: Eight) {
@@ -391,8 +422,11 @@ mod x86 {
         ) {
             // SAFETY: the token proves the instructions, the caller the pointers.
             unsafe {
-                let mut r: [__m512; 16] =
-                    std::array::from_fn(|i| _mm512_loadu_ps(from.add(i * from_stride)));
+                // No closures: they would not be compiled for the set.
+                let mut r = [_mm512_setzero_ps(); 16];
+                for (i, r) in r.iter_mut().enumerate() {
+                    *r = _mm512_loadu_ps(from.add(i * from_stride));
+                }
                 // 2x2 blocks, then 4x4, within the 128-bit quarters.
                 for i in (0..16).step_by(2) {
                     let (a, b) = (r[i], r[i + 1]);
@@ -400,7 +434,8 @@ mod x86 {
                     r[i + 1] = _mm512_unpackhi_ps(a, b);
                 }
                 for i in (0..16).step_by(4) {
-                    let [a, b, c, d] = [0, 1, 2, 3].map(|j| _mm512_castps_pd(r[i + j]));
+                    let (a, b) = (_mm512_castps_pd(r[i]), _mm512_castps_pd(r[i + 1]));
+                    let (c, d) = (_mm512_castps_pd(r[i + 2]), _mm512_castps_pd(r[i + 3]));
                     r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
                     r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
                     r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
@@ -408,7 +443,7 @@ mod x86 {
                 }
                 // Quarters: r[4g + j] holds columns j, 4 + j, 8 + j, 12 + j of rows 4g..4g + 4.
                 for j in 0..4 {
-                    let [a, b, c, d] = [0, 4, 8, 12].map(|g| r[g + j]);
+                    let (a, b, c, d) = (r[j], r[4 + j], r[8 + j], r[12 + j]);
                     let ab_low = _mm512_shuffle_f32x4::<0x88>(a, b);
                     let ab_high = _mm512_shuffle_f32x4::<0xdd>(a, b);
                     let cd_low = _mm512_shuffle_f32x4::<0x88>(c, d);
@@ -424,6 +459,10 @@ mod x86 {
                     }
                 }
             }
+        }
+        #[inline(always)]
+        fn prefetch(self, p: *const f32) {
+            pure!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
         }
         #[inline(always)]
         fn splat(self, x: f32) -> __m512 {
@@ -463,12 +502,27 @@ mod x86 {
             }
             pure!({
                 let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
-                let low = |v| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(v));
-                let high = |v| {
-                    let mask = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-                    _mm512_castsi512_ps(_mm512_and_si512(v, mask))
-                };
-                _mm512_fmadd_ps(high(a), high(b), _mm512_fmadd_ps(low(a), low(b), c))
+                let mask = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+                let low_a = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(a));
+                let low_b = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(b));
+                let high_a = _mm512_castsi512_ps(_mm512_and_si512(a, mask));
+                let high_b = _mm512_castsi512_ps(_mm512_and_si512(b, mask));
+                _mm512_fmadd_ps(high_a, high_b, _mm512_fmadd_ps(low_a, low_b, c))
+            })
+        }
+        #[inline(always)]
+        fn pairs_across(self, a: __m512, b: __m512) -> __m512 {
+            pure!({
+                let high = _mm512_slli_epi32::<16>(rounded(self, b));
+                _mm512_castsi512_ps(_mm512_or_si512(rounded(self, a), high))
+            })
+        }
+        #[inline(always)]
+        fn pairs_within(self, a: __m512, b: __m512) -> __m512 {
+            pure!({
+                let a = _mm512_cvtepi32_epi16(rounded(self, a));
+                let b = _mm512_cvtepi32_epi16(rounded(self, b));
+                _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b))
             })
         }
         #[inline(always)]
@@ -499,6 +553,19 @@ mod x86 {
         fn sum(self, v: __m512) -> f32 {
             pure!(_mm512_reduce_add_ps(v))
         }
+    }
+
+    /// The bits of each lane rounded to bfloat16, as [`round`](super::super::pairs::round) does.
+    #[inline(always)]
+    fn rounded<const BF16: bool>(_: Avx512<BF16>, v: __m512) -> __m512i {
+        pure!({
+            let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+            let to = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, up));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            _mm512_mask_mov_epi32(to, nan, _mm512_set1_epi32(0x7fc0))
+        })
     }
 
     /// A mask of the first `n` of eight lanes.
@@ -552,6 +619,10 @@ mod x86 {
             unsafe { _mm256_maskstore_ps(p, first(self, n), v) }
         }
         #[inline(always)]
+        fn prefetch(self, p: *const f32) {
+            pure!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+        }
+        #[inline(always)]
         fn splat(self, x: f32) -> __m256 {
             pure!(_mm256_set1_ps(x))
         }
@@ -579,12 +650,12 @@ mod x86 {
         fn dot2(self, a: __m256, b: __m256, c: __m256) -> __m256 {
             pure!({
                 let (a, b) = (_mm256_castps_si256(a), _mm256_castps_si256(b));
-                let low = |v| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(v));
-                let high = |v| {
-                    let mask = _mm256_set1_epi32(0xffff_0000_u32 as i32);
-                    _mm256_castsi256_ps(_mm256_and_si256(v, mask))
-                };
-                _mm256_fmadd_ps(high(a), high(b), _mm256_fmadd_ps(low(a), low(b), c))
+                let mask = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+                let low_a = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(a));
+                let low_b = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b));
+                let high_a = _mm256_castsi256_ps(_mm256_and_si256(a, mask));
+                let high_b = _mm256_castsi256_ps(_mm256_and_si256(b, mask));
+                _mm256_fmadd_ps(high_a, high_b, _mm256_fmadd_ps(low_a, low_b, c))
             })
         }
         #[inline(always)]

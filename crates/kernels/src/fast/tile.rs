@@ -298,14 +298,15 @@ unsafe fn tile<S: Simd, P: Product, const M: usize, const N: usize, const PART: 
         for &tap in strip.taps {
             // SAFETY: the caller promised the input; the weights' length was checked above.
             unsafe {
-                let x = strip.x.add(c * strip.x_stride + tap);
-                let x: [S::V; N] = std::array::from_fn(|n| {
-                    if PART {
-                        s.load_part(x.add(offset[n]), valid)
+                let from = strip.x.add(c * strip.x_stride + tap);
+                let mut x = [s.splat(0.0); N];
+                for (x, offset) in x.iter_mut().zip(offset) {
+                    *x = if PART {
+                        s.load_part(from.add(offset), valid)
                     } else {
-                        s.load(x.add(offset[n]))
-                    }
-                });
+                        s.load(from.add(offset))
+                    };
+                }
                 for (m, sums) in sums.iter_mut().enumerate() {
                     let w = s.splat(*w.add(m));
                     for (sum, x) in sums.iter_mut().zip(x) {

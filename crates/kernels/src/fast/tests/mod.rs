@@ -61,7 +61,12 @@ fn linear_maps_and_their_gradients_match_f64() {
         (3, 17, 1),
     ];
     for (n, d_in, d_out) in shapes {
-        let shape = LinearShape { n, d_in, d_out };
+        let shape = LinearShape {
+            n,
+            d_in,
+            d_out,
+            products: Products::F32,
+        };
         let (x, weight) = (noise(n * d_in, 1), noise(d_out * d_in, 2));
         let (bias, dy) = (noise(d_out, 3), noise(n * d_out, 4));
         let mut y = vec![0.0; n * d_out];

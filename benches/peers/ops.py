@@ -1,0 +1,131 @@
+"""Times single operations in reclair and in PyTorch, turn by turn, and prints the ratios.
+
+    python3 benches/peers/ops.py [PART]
+
+Needs PyTorch and a built benchmark (`cargo bench --workspace --profile release --bench ops --no-run`). Each side runs
+three times, in turn, and the best of each row counts. PyTorch gets the same inputs, threads and precision; where
+reclair's row says bf16, PyTorch's tensors are bf16.
+"""
+
+import glob
+import os
+import re
+import subprocess
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PART = sys.argv[1] if len(sys.argv) > 1 else ""
+
+
+def best(f):
+    f()
+    begin, times = time.perf_counter(), []
+    while len(times) < 3 or (time.perf_counter() - begin < 0.3 and len(times) < 200):
+        start = time.perf_counter()
+        f()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def torch_op(name):
+    """The function that does what the row's name says, or None."""
+    dtype = torch.bfloat16 if name.endswith("bf16") else torch.float32
+    if name.endswith(" f16"):
+        return None
+    numbers = [int(n) for n in re.findall(r"\d+", name.rsplit(" ", 1)[0])]
+    make = lambda *dims: torch.rand(*dims, dtype=dtype)
+    if name.startswith("matmul"):
+        a, b = make(2048, 2048), make(2048, 2048)
+        return lambda: a @ b
+    if name.startswith("linear"):
+        n, i, o = numbers
+        x, w, b = make(n, i), make(o, i), make(o)
+        return lambda: F.linear(x, w, b)
+    if name.startswith("conv training"):
+        x, w = make(8, 64, 64, 64).requires_grad_(), make(64, 64, 3, 3).requires_grad_()
+        return lambda: torch.enable_grad()(lambda: F.conv2d(x, w, padding=1).sum().backward())()
+    if name.startswith("conv"):
+        k, _, i, o, size, stride = numbers
+        x, w, b = make(1, i, size, size), make(o, i, k, k), make(o)
+        return lambda: F.conv2d(x, w, b, stride=stride, padding=k // 2)
+    if name.startswith("attention"):
+        h, n, m, d = numbers
+        q, k, v = make(1, h, n, d), make(1, h, m, d), make(1, h, m, d)
+        return lambda: F.scaled_dot_product_attention(q, k, v)
+    if name.startswith("group norm"):
+        _, c, size, _ = [int(n) for n in re.findall(r"\d+", name)]
+        x, w = torch.rand(1, c, size, size), torch.rand(c)
+        return lambda: F.silu(F.group_norm(x, 32, w, w))
+    if name.startswith("layer norm"):
+        x, w = torch.rand(1024, 1280), torch.rand(1280)
+        return lambda: F.layer_norm(x, (1280,), w, w)
+    return None
+
+
+def ours(command):
+    rows, peak = {}, 0.0
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for line in out.splitlines():
+        if found := re.match(r"(\d+) threads, peak (\d+)", line):
+            peak = float(found[1]) * float(found[2])
+        elif found := re.match(r"(.+?)\s+([\d.]+) (GFLOP/s|GB/s)", line):
+            rows[found[1]] = (float(found[2]), found[3])
+    return rows, peak
+
+
+def main():
+    programs = glob.glob(f"{ROOT}/target/release/deps/ops-*")
+    programs = [p for p in programs if not p.endswith(".d") and os.access(p, os.X_OK)]
+    if not programs:
+        sys.exit("build the benchmark first: cargo bench --workspace --profile release --bench ops --no-run")
+    program = max(programs, key=os.path.getmtime)
+    torch.set_num_threads(os.cpu_count())
+    mine, peers, peaks = {}, {}, []
+    for _ in range(3):
+        rows, peak = ours([program, "--bench", PART] if not PART else [program, PART])
+        peaks.append(peak)
+        for name, (rate, unit) in rows.items():
+            if name not in mine or rate > mine[name][0]:
+                mine[name] = (rate, unit)
+        with torch.no_grad():
+            for name in rows:
+                if op := torch_op(name):
+                    peers[name] = min(peers.get(name, 1e9), best(op))
+    print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads; FMA peak {max(peaks):.0f} GFLOP/s\n")
+    print("| operation | reclair | of the peak | PyTorch | ratio |\n|---|---|---|---|---|")
+    for name, (rate, unit) in mine.items():
+        share = f"{rate / max(peaks):.2f}" if unit == "GFLOP/s" else ""
+        if name in peers:
+            theirs = amount(name) / peers[name] / 1e9
+            print(f"| {name} | {rate:.0f} {unit} | {share} | {theirs:.0f} | {rate / theirs:.2f} |")
+        else:
+            print(f"| {name} | {rate:.0f} {unit} | {share} | | |")
+
+
+def amount(name):
+    """Operations, or bytes of a norm, of a row."""
+    numbers = [int(n) for n in re.findall(r"\d+", re.sub(r" (f32|bf16|f16)$", "", name))]
+    if name.startswith("matmul"):
+        return 2 * 2048**3
+    if name.startswith("linear"):
+        n, i, o = numbers
+        return 2 * n * i * o
+    if name.startswith("conv training"):
+        return 3 * 2 * 9 * 8 * 64 * 64 * 64 * 64
+    if name.startswith("conv"):
+        k, _, i, o, size, stride = numbers
+        return 2 * k * k * i * o * (-(-size // stride)) ** 2
+    if name.startswith("attention"):
+        h, n, m, d = numbers
+        return 4 * h * n * m * d
+    if name.startswith("group norm"):
+        return 8 * numbers[1] * numbers[2] * numbers[3]
+    return 8 * numbers[0] * numbers[1]
+
+
+if __name__ == "__main__":
+    main()

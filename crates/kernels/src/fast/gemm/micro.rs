@@ -1,0 +1,265 @@
+//! The innermost loops: a block of packed rows times a packed panel.
+
+use super::super::{
+    amx::{self, DEPTH, SIDE, TILE, Tiles},
+    isa::Isa,
+    pairs::{Kernel, Pair, Product, Single},
+    simd::{Job, Simd, dispatch, dispatch_pairs},
+};
+
+use std::marker::PhantomData;
+
+/// What a block of the result starts from.
+#[derive(Clone, Copy)]
+pub(super) enum Start<'a> {
+    /// Zero.
+    Zero,
+    /// A value for each row.
+    Row(&'a [f32]),
+    /// A value for each column.
+    Column(&'a [f32]),
+    /// What the result holds (the chunks before).
+    Output,
+}
+
+/// Rows of `a` and where their products go.
+pub(super) struct Block<'a> {
+    /// `[depth, rows]`; for tiles all chunks of it, `[rows / 16, padded / 16, 16, 16]`.
+    pub(super) a: &'a [f32],
+    /// Rows.
+    pub(super) rows: usize,
+    /// The first row's first column.
+    pub(super) c: *mut f32,
+    /// What it starts from.
+    pub(super) start: Start<'a>,
+}
+
+/// Blocks times a panel.
+pub(super) struct Micro<'a> {
+    /// Blocks of rows.
+    pub(super) blocks: &'a [Block<'a>],
+    /// `[depth, width]`.
+    pub(super) b: &'a [f32],
+    /// Two vectors.
+    pub(super) width: usize,
+    /// Columns of the result, up to `width`.
+    pub(super) columns: usize,
+    /// Floats between rows of the result.
+    pub(super) c_stride: usize,
+    /// The chunk's first element.
+    pub(super) k0: usize,
+    /// Elements of the chunk.
+    pub(super) depth: usize,
+    /// Elements of a packed row, all chunks.
+    pub(super) padded: usize,
+    /// The panel that comes next, of the same size: it is fetched while this one is used.
+    pub(super) next: *const f32,
+}
+
+/// Multiplies.
+///
+/// # Safety
+/// `columns` values from `c` on in each of a block's rows are valid, and no one else uses them.
+pub(super) unsafe fn run(isa: Isa, kernel: Kernel, micro: &Micro<'_>) {
+    match kernel {
+        Kernel::Single => dispatch(isa, Vectors::<Single>(micro, PhantomData)),
+        Kernel::Pair => dispatch_pairs(isa, Vectors::<Pair>(micro, PhantomData)),
+        Kernel::Tiles => dispatch(isa, WithTiles(micro)),
+    }
+}
+
+struct Vectors<'a, P>(&'a Micro<'a>, PhantomData<P>);
+
+impl<P: Product> Job for Vectors<'_, P> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let micro = self.0;
+        let share = micro.b.len().div_ceil(micro.blocks.len());
+        for (i, block) in micro.blocks.iter().enumerate() {
+            let next = micro.next.wrapping_add(i * share);
+            macro_rules! pick {
+                ($($m:literal)*) => {
+                    match block.rows {
+                        // SAFETY: `run`'s caller promised the result.
+                        $($m if $m <= S::ROWS => unsafe {
+                            if micro.columns > S::LANES {
+                                tile::<S, P, $m, 2>(s, micro, block, next, share)
+                            } else {
+                                tile::<S, P, $m, 1>(s, micro, block, next, share)
+                            }
+                        },)*
+                        rows => unreachable!("a block of {rows} rows"),
+                    }
+                };
+            }
+            pick!(1 2 3 4 5 6 7 8 9 10 11 12 13);
+        }
+    }
+}
+
+/// `M` rows by `N` vectors.
+///
+/// # Safety
+/// As `run`.
+#[inline(always)]
+unsafe fn tile<S: Simd, P: Product, const M: usize, const N: usize>(
+    s: S,
+    micro: &Micro<'_>,
+    block: &Block<'_>,
+    mut next: *const f32,
+    share: usize,
+) {
+    let Micro {
+        depth,
+        columns,
+        c_stride,
+        ..
+    } = *micro;
+    assert_eq!(micro.width, 2 * S::LANES);
+    assert_eq!(micro.b.len(), depth * micro.width);
+    assert_eq!(block.a.len(), depth * M);
+    let mut sums = [[s.splat(0.0); N]; M];
+    let step = share.div_ceil(depth);
+    let (mut a, mut b) = (block.a.as_ptr(), micro.b.as_ptr());
+    for _ in 0..depth {
+        s.prefetch(next);
+        next = next.wrapping_add(step);
+        // SAFETY: the lengths were just checked.
+        unsafe {
+            let mut x = [s.splat(0.0); N];
+            for (n, x) in x.iter_mut().enumerate() {
+                *x = s.load(b.add(n * S::LANES));
+            }
+            for (m, sums) in sums.iter_mut().enumerate() {
+                let w = s.splat(*a.add(m));
+                for (sum, x) in sums.iter_mut().zip(x) {
+                    *sum = P::accumulate(s, w, x, *sum);
+                }
+            }
+            a = a.add(M);
+            b = b.add(2 * S::LANES);
+        }
+    }
+    for (m, sums) in sums.into_iter().enumerate() {
+        for (n, sum) in sums.into_iter().enumerate() {
+            let valid = (columns - n * S::LANES).min(S::LANES);
+            // SAFETY: `valid` values of this row are the caller's promise.
+            unsafe {
+                let c = block.c.add(m * c_stride + n * S::LANES);
+                let from = start(s, block, m, n * S::LANES, c, valid);
+                put(s, c, s.add(from, sum), valid);
+            }
+        }
+    }
+}
+
+/// What the vector of row `m` at `column` starts from.
+///
+/// # Safety
+/// `valid` values at `c` may be read.
+#[inline(always)]
+unsafe fn start<S: Simd>(
+    s: S,
+    block: &Block<'_>,
+    m: usize,
+    column: usize,
+    c: *const f32,
+    valid: usize,
+) -> S::V {
+    let get = |p: *const f32| {
+        // SAFETY: `valid` values are inside the bias or the result.
+        unsafe {
+            if valid == S::LANES {
+                s.load(p)
+            } else {
+                s.load_part(p, valid)
+            }
+        }
+    };
+    match block.start {
+        Start::Zero => s.splat(0.0),
+        Start::Row(bias) => s.splat(bias[m]),
+        Start::Column(bias) => get(bias[column..column + valid].as_ptr()),
+        Start::Output => get(c),
+    }
+}
+
+/// Stores the first `valid` lanes.
+///
+/// # Safety
+/// They may be written.
+#[inline(always)]
+unsafe fn put<S: Simd>(s: S, c: *mut f32, v: S::V, valid: usize) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        if valid == S::LANES {
+            s.store(c, v);
+        } else {
+            s.store_part(c, v, valid);
+        }
+    }
+}
+
+struct WithTiles<'a>(&'a Micro<'a>);
+
+impl Job for WithTiles<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let micro = self.0;
+        let Micro {
+            k0,
+            depth,
+            padded,
+            columns,
+            c_stride,
+            ..
+        } = *micro;
+        assert_eq!(S::LANES, SIDE, "tiles come with AVX-512");
+        assert!(k0.is_multiple_of(DEPTH) && depth.is_multiple_of(DEPTH));
+        assert_eq!(micro.b.len(), depth * micro.width);
+        let tiles = Tiles::new().expect("the set has tiles");
+        let row = 4 * micro.width;
+        let steps: Vec<usize> = (0..depth / DEPTH).map(|i| i * DEPTH * row).collect();
+        let mut results = amx::Results([[[[0.0; SIDE]; SIDE]; 2]; 2]);
+        let (tall, wide) = (SIDE * padded, columns > SIDE);
+        for block in micro.blocks {
+            assert_eq!(block.a.len(), block.rows.next_multiple_of(SIDE) * padded);
+            let valid = |n: usize| columns.saturating_sub(n * SIDE).min(SIDE);
+            // SAFETY: the operands' lengths were just checked, the result is the caller's promise.
+            unsafe {
+                for m in 0..block.rows {
+                    for n in 0..1 + usize::from(wide) {
+                        let c = block.c.add(m * c_stride + n * SIDE);
+                        let from = start(s, block, m, n * SIDE, c, valid(n));
+                        s.store(results.0[m / SIDE][n][m % SIDE].as_mut_ptr(), from);
+                    }
+                }
+                let operands = amx::Operands {
+                    a: block.a.as_ptr().add(k0 / DEPTH * TILE),
+                    a_second: 4 * tall,
+                    a_stride: 4 * DEPTH,
+                    a_step: 4 * TILE,
+                    b: micro.b.as_ptr(),
+                    b_second: 4 * SIDE,
+                    b_stride: row,
+                    steps: &steps,
+                };
+                match (block.rows > SIDE, wide) {
+                    (false, false) => tiles.multiply::<1, 1>(&operands, &mut results),
+                    (false, true) => tiles.multiply::<1, 2>(&operands, &mut results),
+                    (true, false) => tiles.multiply::<2, 1>(&operands, &mut results),
+                    (true, true) => tiles.multiply::<2, 2>(&operands, &mut results),
+                }
+                for m in 0..block.rows {
+                    for n in 0..1 + usize::from(wide) {
+                        let c = block.c.add(m * c_stride + n * SIDE);
+                        let v = s.load(results.0[m / SIDE][n][m % SIDE].as_ptr());
+                        put(s, c, v, valid(n));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! Matrix products `c[m][n] = bias + sum over k of a[m][k] b[n][k]`, in f32 or of bfloat16 pairs.
+//!
+//! This is a linear map, both its gradients, a 1x1 convolution and its input's gradient: either operand may be
+//! contiguous along its rows or along `k`, and is rounded or widened while it is packed. Both are packed whole, or a
+//! part of bounded size at a time; a task then makes a block of the result that stays in the second-level cache while
+//! chunks of `k` are added to it (Goto and van de Geijn, 2008).
+//!
+//! Every output is summed along `k` in one order whatever the number of threads.
+
+#![expect(unsafe_code, reason = "hands addresses to the kernels")]
+
+mod micro;
+mod pack;
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use self::{
+    micro::{Block, Micro, Start},
+    pack::{Layout, Pack},
+};
+use super::{
+    amx::SIDE,
+    isa::Isa,
+    packed::{Lanes, Rows, even_parts},
+    pairs::{Kernel, Products},
+    shared::{Shared, unwritten},
+    simd::dispatch,
+    stored::Stored,
+};
+
+/// Elements of a chunk of `k`: a panel of `b` (32 columns) stays in the first-level cache.
+const CHUNK: usize = 256;
+/// Rows of a task: the part of `a` that one chunk needs stays in the second-level cache.
+const GROUP: usize = 208;
+/// Columns of a task; with `GROUP` rows the result stays in the second-level cache too.
+const COLUMNS: usize = 512;
+/// Most elements of an operand that are packed at a time.
+const PACKED: usize = 6 << 20;
+
+/// `value[row][k]` at `row * row_stride + k * k_stride`, one of the strides being 1.
+#[derive(Clone, Copy)]
+pub(super) struct Operand<'a> {
+    /// All values.
+    pub(super) values: Stored<'a>,
+    /// Values between rows.
+    pub(super) row_stride: usize,
+    /// Values between steps along `k`.
+    pub(super) k_stride: usize,
+}
+
+/// What is added to the products.
+#[derive(Clone, Copy)]
+pub(super) enum Bias<'a> {
+    /// Nothing.
+    None,
+    /// A value for each row of the result.
+    Rows(&'a [f32]),
+    /// A value for each column.
+    Columns(&'a [f32]),
+}
+
+/// The operands.
+#[derive(Clone, Copy)]
+pub(super) struct Gemm<'a> {
+    /// Rows of the result.
+    pub(super) m: usize,
+    /// Columns of the result.
+    pub(super) n: usize,
+    /// Length of the sums.
+    pub(super) k: usize,
+    /// `[m, k]`, the same for the whole batch.
+    pub(super) a: Operand<'a>,
+    /// `[n, k]` for each product of the batch, `n * k` values apart.
+    pub(super) b: Operand<'a>,
+    /// Products that share `a`.
+    pub(super) batch: usize,
+    /// Added to the products.
+    pub(super) bias: Bias<'a>,
+    /// How products are made.
+    pub(super) products: Products,
+}
+
+/// Parts of the result's rows that a kernel takes at a time: their first rows and sizes.
+struct Blocks {
+    starts: Vec<usize>,
+    sizes: Vec<usize>,
+}
+
+impl Blocks {
+    fn new(isa: Isa, kernel: Kernel, m: usize) -> Self {
+        let sizes = if kernel == Kernel::Tiles {
+            (0..m)
+                .step_by(2 * SIDE)
+                .map(|at| (2 * SIDE).min(m - at))
+                .collect()
+        } else {
+            even_parts(m, m.div_ceil(dispatch(isa, Rows)))
+        };
+        let starts = (sizes.iter())
+            .scan(0, |at, size| Some(std::mem::replace(at, *at + size)))
+            .collect();
+        Self { starts, sizes }
+    }
+
+    /// Rows that a packed block holds.
+    fn room(&self, kernel: Kernel, block: usize) -> usize {
+        match kernel {
+            Kernel::Tiles => self.sizes[block].next_multiple_of(SIDE),
+            _ => self.sizes[block],
+        }
+    }
+}
+
+/// The product into `out` `[batch, m, n]`.
+pub(super) fn run(isa: Isa, gemm: &Gemm<'_>, out: &mut [f32]) {
+    let Gemm {
+        batch,
+        m,
+        n,
+        k,
+        a,
+        b,
+        ..
+    } = *gemm;
+    assert_eq!(out.len(), batch * m * n);
+    match gemm.bias {
+        Bias::None => {}
+        Bias::Rows(bias) => assert_eq!(bias.len(), m),
+        Bias::Columns(bias) => assert_eq!(bias.len(), n),
+    }
+    if out.is_empty() {
+        return;
+    }
+    if k == 0 {
+        for (i, row) in out.chunks_mut(n).enumerate() {
+            match gemm.bias {
+                Bias::None => row.fill(0.0),
+                Bias::Rows(bias) => row.fill(bias[i % m]),
+                Bias::Columns(bias) => row.copy_from_slice(bias),
+            }
+        }
+        return;
+    }
+    assert!(a.values.len() > (m - 1) * a.row_stride + (k - 1) * a.k_stride);
+    assert!(b.values.len() > (batch - 1) * n * k + (n - 1) * b.row_stride + (k - 1) * b.k_stride);
+
+    let kernel = gemm.products.kernel(isa);
+    let elements = k.div_ceil(kernel.values());
+    let chunk = elements
+        .div_ceil(elements.div_ceil(CHUNK))
+        .next_multiple_of(kernel.depth());
+    let padded = elements.next_multiple_of(kernel.depth());
+    let plan = Plan {
+        isa,
+        gemm,
+        kernel,
+        width: 2 * dispatch(isa, Lanes),
+        chunk,
+        padded,
+        blocks: Blocks::new(isa, kernel, m),
+    };
+    plan.run(out);
+}
+
+/// A product and how it is cut.
+struct Plan<'a> {
+    isa: Isa,
+    gemm: &'a Gemm<'a>,
+    kernel: Kernel,
+    /// Columns of a panel.
+    width: usize,
+    /// Elements of a chunk.
+    chunk: usize,
+    /// Elements of a packed row.
+    padded: usize,
+    blocks: Blocks,
+}
+
+/// A packed part of an operand: for every chunk of `k` its blocks or panels.
+struct PackedPart {
+    /// Starts on a cache line.
+    values: Vec<f32>,
+    /// Values before it.
+    skip: usize,
+}
+
+impl PackedPart {
+    fn new(len: usize) -> Self {
+        // SAFETY: packing writes what is read.
+        let values = unsafe { unwritten::<f32>(len + 32) };
+        let skip = values.as_ptr().align_offset(64).min(16);
+        Self { values, skip }
+    }
+
+    fn get(&self) -> &[f32] {
+        &self.values[self.skip..]
+    }
+
+    fn get_mut(&mut self) -> &mut [f32] {
+        &mut self.values[self.skip..]
+    }
+}
+
+impl Plan<'_> {
+    fn run(&self, out: &mut [f32]) {
+        let Gemm { batch, n, .. } = *self.gemm;
+        let panels_each = n.div_ceil(self.width);
+        let panels = batch * panels_each;
+        let most_panels = (PACKED / (self.padded * self.width)).clamp(1, panels);
+        let blocks = self.blocks.sizes.len();
+        let most_blocks = (PACKED / (self.padded * self.blocks.sizes[0])).clamp(1, blocks);
+        let mut a = PackedPart::new(
+            self.padded
+                * (0..most_blocks)
+                    .map(|i| self.blocks.room(self.kernel, i))
+                    .sum::<usize>(),
+        );
+        let mut b = PackedPart::new(self.padded * most_panels * self.width);
+        let out = Shared::new(out);
+        let mut a_holds = 0..0;
+        for p0 in (0..panels).step_by(most_panels) {
+            let part = p0..panels.min(p0 + most_panels);
+            self.pack_panels(part.clone(), panels_each, b.get_mut());
+            for m0 in (0..blocks).step_by(most_blocks) {
+                let range = m0..blocks.min(m0 + most_blocks);
+                if a_holds != range {
+                    self.pack_blocks(range.clone(), a.get_mut());
+                    a_holds = range.clone();
+                }
+                self.multiply(range, part.clone(), panels_each, a.get(), b.get(), &out);
+            }
+        }
+    }
+
+    /// Where the packed block is: `rows` before it, in a part that begins with block `first`.
+    fn rows_before(&self, first: usize, block: usize) -> usize {
+        self.blocks.starts[block] - self.blocks.starts[first]
+    }
+
+    fn pack_blocks(&self, range: Range<usize>, to: &mut [f32]) {
+        let mut rest = to;
+        let mut parts = Vec::with_capacity(range.len());
+        for block in range {
+            let (part, tail) =
+                rest.split_at_mut(self.padded * self.blocks.room(self.kernel, block));
+            parts.push((block, part));
+            rest = tail;
+        }
+        parts.into_par_iter().for_each(|(block, to)| {
+            let rows = self.blocks.sizes[block];
+            let job = Pack {
+                from: self.gemm.a,
+                offset: 0,
+                first: self.blocks.starts[block],
+                rows,
+                k: self.gemm.k,
+                values: self.kernel.values(),
+                layout: match self.kernel {
+                    Kernel::Tiles => Layout::Tiles,
+                    _ => Layout::Interleaved(rows),
+                },
+                elements: self.padded,
+                to,
+            };
+            dispatch(self.isa, job);
+        });
+    }
+
+    fn pack_panels(&self, range: Range<usize>, panels_each: usize, to: &mut [f32]) {
+        let Gemm { n, k, b, .. } = *self.gemm;
+        to[..range.len() * self.padded * self.width]
+            .par_chunks_mut(self.padded * self.width)
+            .zip(range)
+            .for_each(|(to, panel)| {
+                let (image, first) = (panel / panels_each, panel % panels_each * self.width);
+                let job = Pack {
+                    from: b,
+                    offset: image * n * k,
+                    first,
+                    rows: self.width.min(n - first),
+                    k,
+                    values: self.kernel.values(),
+                    layout: Layout::Interleaved(self.width),
+                    elements: self.padded,
+                    to,
+                };
+                dispatch(self.isa, job);
+            });
+    }
+
+    /// The packed blocks times the packed panels.
+    fn multiply(
+        &self,
+        blocks: Range<usize>,
+        panels: Range<usize>,
+        panels_each: usize,
+        a: &[f32],
+        b: &[f32],
+        out: &Shared,
+    ) {
+        let size = self.blocks.sizes[blocks.start];
+        let wanted = 4 * rayon::current_num_threads();
+        let per_m = (GROUP / size).clamp(1, blocks.len());
+        let mut per_n = (COLUMNS / self.width).clamp(1, panels.len());
+        let m_tasks = blocks.len().div_ceil(per_m);
+        while per_n > 2 && m_tasks * panels.len().div_ceil(per_n) < wanted {
+            per_n = per_n.div_ceil(2);
+        }
+        let n_tasks = panels.len().div_ceil(per_n);
+        let m_parts = even_parts(blocks.len(), m_tasks);
+        let m_starts: Vec<usize> = (m_parts.iter())
+            .scan(blocks.start, |at, part| {
+                Some(std::mem::replace(at, *at + part))
+            })
+            .collect();
+        (0..m_tasks * n_tasks).into_par_iter().for_each(|task| {
+            let (m_task, n_task) = (task / n_tasks, task % n_tasks);
+            let rows = m_starts[m_task]..m_starts[m_task] + m_parts[m_task];
+            let columns =
+                panels.start + n_task * per_n..panels.end.min(panels.start + (n_task + 1) * per_n);
+            for k0 in (0..self.padded).step_by(self.chunk) {
+                let depth = self.chunk.min(self.padded - k0);
+                for panel in columns.clone() {
+                    let at = ((panel - panels.start) * self.padded + k0) * self.width;
+                    self.panel(
+                        rows.clone(),
+                        blocks.start,
+                        panel,
+                        panels_each,
+                        [k0, depth],
+                        a,
+                        &b[at..at + depth * self.width],
+                        out,
+                    );
+                }
+            }
+        });
+    }
+
+    /// One chunk of a panel times a task's blocks.
+    #[expect(clippy::too_many_arguments, reason = "one call, in an inner loop")]
+    fn panel(
+        &self,
+        rows: Range<usize>,
+        first: usize,
+        panel: usize,
+        panels_each: usize,
+        [k0, depth]: [usize; 2],
+        a: &[f32],
+        b: &[f32],
+        out: &Shared,
+    ) {
+        let Gemm { m, n, .. } = *self.gemm;
+        let (image, n0) = (panel / panels_each, panel % panels_each * self.width);
+        let columns = self.width.min(n - n0);
+        let blocks: Vec<Block<'_>> = rows
+            .map(|block| {
+                let size = self.blocks.sizes[block];
+                let room = self.blocks.room(self.kernel, block);
+                let at = self.rows_before(first, block) * self.padded;
+                // Chunks of a block follow each other; those of tiles are two rows of tiles.
+                let part = match self.kernel {
+                    Kernel::Tiles => &a[at..at + room * self.padded],
+                    _ => &a[at + k0 * size..at + (k0 + depth) * size],
+                };
+                let row = self.blocks.starts[block];
+                let start = match self.gemm.bias {
+                    _ if k0 > 0 => Start::Output,
+                    Bias::None => Start::Zero,
+                    Bias::Rows(bias) => Start::Row(&bias[row..row + size]),
+                    Bias::Columns(bias) => Start::Column(&bias[n0..n0 + columns]),
+                };
+                // SAFETY: these rows and columns are this task's alone.
+                let c = unsafe { out.at((image * m + row) * n + n0, (size - 1) * n + columns) };
+                Block {
+                    a: part,
+                    rows: size,
+                    c,
+                    start,
+                }
+            })
+            .collect();
+        let micro = Micro {
+            blocks: &blocks,
+            b,
+            width: self.width,
+            columns,
+            c_stride: n,
+            k0,
+            depth,
+            padded: self.padded,
+            next: b.as_ptr().wrapping_add(self.padded * self.width),
+        };
+        // SAFETY: the blocks' outputs are valid, as just checked, and no one else's.
+        unsafe { micro::run(self.isa, self.kernel, &micro) };
+    }
+}

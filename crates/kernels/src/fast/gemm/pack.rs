@@ -1,0 +1,206 @@
+//! Operands in the order in which the kernels read them.
+
+use super::{
+    super::{
+        amx::{DEPTH, SIDE, TILE},
+        simd::{Job, Simd},
+        stored::Stored,
+    },
+    Operand,
+};
+
+/// The order of packed elements.
+#[derive(Clone, Copy)]
+pub(super) enum Layout {
+    /// `[elements, rows]` for so many rows; those that are missing are zero.
+    Interleaved(usize),
+    /// Tiles `[rows / 16, elements / 16, 16, 16]`.
+    Tiles,
+}
+
+/// Packs rows `first..first + rows` of an operand, all of `k`, and zeros up to `elements`.
+pub(super) struct Pack<'a> {
+    pub(super) from: Operand<'a>,
+    /// Values before the operand's first.
+    pub(super) offset: usize,
+    pub(super) first: usize,
+    pub(super) rows: usize,
+    pub(super) k: usize,
+    /// Values of an element, 1 or 2.
+    pub(super) values: usize,
+    pub(super) layout: Layout,
+    pub(super) elements: usize,
+    pub(super) to: &'a mut [f32],
+}
+
+/// Most lanes.
+const MOST: usize = 16;
+
+/// A square of elements.
+#[repr(C, align(64))]
+struct Square([f32; MOST * MOST]);
+
+impl Job for Pack<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let lanes = S::LANES;
+        let mut first = Square([0.0; MOST * MOST]);
+        let mut second = Square([0.0; MOST * MOST]);
+        let room = match self.layout {
+            Layout::Interleaved(rows) => rows,
+            Layout::Tiles => self.rows.next_multiple_of(SIDE),
+        };
+        for e0 in (0..self.elements).step_by(lanes) {
+            for r0 in (0..room).step_by(lanes) {
+                let rows = self.rows.saturating_sub(r0).min(lanes);
+                // By rows: a vector is elements of a row. By elements: a vector is rows of an element.
+                let by_rows = self.from.k_stride == 1;
+                if by_rows {
+                    self.rows_of(s, r0, rows, e0, &mut first);
+                } else {
+                    self.elements_of(s, r0, rows, e0, &mut first);
+                }
+                let want_rows = matches!(self.layout, Layout::Tiles);
+                let square = if by_rows == want_rows {
+                    &first
+                } else {
+                    // SAFETY: both squares hold `lanes` rows of `lanes`.
+                    unsafe {
+                        s.transpose(first.0.as_ptr(), lanes, second.0.as_mut_ptr(), lanes);
+                    }
+                    &second
+                };
+                self.put(s, square, room, r0, e0);
+            }
+        }
+    }
+}
+
+impl Pack<'_> {
+    /// Where value `k` of row `r` lies.
+    #[inline(always)]
+    fn at(&self, r: usize, k: usize) -> usize {
+        self.offset + (self.first + r) * self.from.row_stride + k * self.from.k_stride
+    }
+
+    /// `square[row][element]`.
+    #[inline(always)]
+    fn rows_of<S: Simd>(&self, s: S, r0: usize, rows: usize, e0: usize, square: &mut Square) {
+        let lanes = S::LANES;
+        let k0 = e0 * self.values;
+        let count = self.k.saturating_sub(k0).min(lanes * self.values);
+        let whole = count == lanes * self.values;
+        for (r, to) in square.0.chunks_exact_mut(lanes).take(lanes).enumerate() {
+            if r >= rows {
+                to.fill(0.0);
+                continue;
+            }
+            let values = self.from.values.part(self.at(r0 + r, k0), count);
+            let mut wide = [0.0; 2 * MOST];
+            // SAFETY: the part holds `count` values, `wide` two vectors and `to` one.
+            unsafe {
+                let v = match (self.values, whole) {
+                    (1, true) => values.vector(s, 0),
+                    (1, false) => {
+                        values.widen(s, &mut wide[..count]);
+                        s.load(wide.as_ptr())
+                    }
+                    (_, true) => match values {
+                        // The bits already are pairs.
+                        Stored::Bf16(bits) => s.load(bits.as_ptr().cast()),
+                        _ => s.pairs_within(values.vector(s, 0), values.vector(s, lanes)),
+                    },
+                    _ => {
+                        values.widen(s, &mut wide[..count]);
+                        s.pairs_within(s.load(wide.as_ptr()), s.load(wide.as_ptr().add(lanes)))
+                    }
+                };
+                s.store(to.as_mut_ptr(), v);
+            }
+        }
+    }
+
+    /// `square[element][row]`.
+    #[inline(always)]
+    fn elements_of<S: Simd>(&self, s: S, r0: usize, rows: usize, e0: usize, square: &mut Square) {
+        let lanes = S::LANES;
+        for (e, to) in square.0.chunks_exact_mut(lanes).take(lanes).enumerate() {
+            let k = (e0 + e) * self.values;
+            if k >= self.k || rows == 0 {
+                to.fill(0.0);
+                continue;
+            }
+            let get = |k: usize| {
+                let part = self.from.values.part(self.at(r0, k), rows);
+                // SAFETY: the part holds `rows` values, the copy a vector.
+                unsafe {
+                    if rows == lanes {
+                        return part.vector(s, 0);
+                    }
+                    let mut wide = [0.0; MOST];
+                    part.widen(s, &mut wide[..rows]);
+                    s.load(wide.as_ptr())
+                }
+            };
+            let v = match self.values {
+                1 => get(k),
+                _ if k + 1 < self.k => s.pairs_across(get(k), get(k + 1)),
+                _ => s.pairs_across(get(k), s.splat(0.0)),
+            };
+            // SAFETY: `to` holds a vector.
+            unsafe { s.store(to.as_mut_ptr(), v) };
+        }
+    }
+
+    /// Writes a square in the layout.
+    #[inline(always)]
+    fn put<S: Simd>(&mut self, s: S, square: &Square, room: usize, r0: usize, e0: usize) {
+        let lanes = S::LANES;
+        match self.layout {
+            Layout::Tiles => {
+                assert_eq!(lanes, DEPTH);
+                let at = (r0 / SIDE * (self.elements / DEPTH) + e0 / DEPTH) * TILE;
+                self.to[at..at + TILE].copy_from_slice(&square.0);
+            }
+            Layout::Interleaved(_) => {
+                let count = lanes.min(self.elements - e0);
+                let width = lanes.min(room - r0);
+                let rows = square.0.chunks_exact(lanes).take(count);
+                let to = &mut self.to[e0 * room..(e0 + count) * room];
+                if width == lanes {
+                    for (row, to) in rows.zip(to.chunks_exact_mut(room)) {
+                        // SAFETY: `lanes` values from `r0` lie in a row of `room`.
+                        unsafe { s.store(to[r0..r0 + lanes].as_mut_ptr(), s.load(row.as_ptr())) };
+                    }
+                    return;
+                }
+                for (row, to) in rows.zip(to.chunks_exact_mut(room)) {
+                    // SAFETY: `width` values from `r0` lie in a row of `room`.
+                    unsafe {
+                        let v = s.load(row.as_ptr());
+                        s.store_part(to[r0..].as_mut_ptr(), v, width);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Stored<'_> {
+    /// The vector of values from `at` on.
+    ///
+    /// # Safety
+    /// There are `LANES` of them.
+    #[inline(always)]
+    unsafe fn vector<S: Simd>(self, s: S, at: usize) -> S::V {
+        // SAFETY: by the caller's promise; the 16-bit types are their bits.
+        unsafe {
+            match self {
+                Stored::F32(values) => s.load(values.as_ptr().add(at)),
+                Stored::Bf16(values) => s.load_bf16(values.as_ptr().add(at).cast()),
+                Stored::F16(values) => s.load_f16(values.as_ptr().add(at).cast()),
+            }
+        }
+    }
+}
