@@ -1,6 +1,7 @@
 //! Every fast path against f64 references, on every instruction set this machine has.
 
 mod convolutions;
+mod matrices;
 
 use self::convolutions::{CASES, shape};
 use super::{
