@@ -1,7 +1,7 @@
 #!/bin/sh
 # Publishes a leg's result as models/mini: weights in 16 bit, and beside them the records of the legs that made them.
 #
-#     recipes/mini/publish.sh target/release/reclair joint-1 vae-1 vae-2 vae-3 joint-1
+#     recipes/mini/publish.sh target/release/reclair joint-2 vae joint-1 joint-2
 set -eu
 cd "$(dirname "$0")/../.."
 reclair=$1 leg=$2
