@@ -17,13 +17,13 @@ use rayon::prelude::*;
 
 use super::{
     isa::Isa,
-    packed::Lanes,
+    packed::{Lanes, Rows},
     shared::Shared,
     simd::{Job, Simd, dispatch},
 };
 
-/// Queries of a block.
-const QUERIES: usize = 48;
+/// Most queries of a block; a block has a multiple of the rows of a set's tiles.
+const QUERIES: usize = 52;
 /// Keys of a block, a multiple of every set's lanes.
 const KEYS: usize = 64;
 
@@ -84,13 +84,14 @@ pub(crate) fn forward(
         padded = pad_rows(v, d, width);
         &padded
     };
-    let tasks = n.div_ceil(QUERIES);
+    let queries = queries(isa);
+    let tasks = n.div_ceil(queries);
     let (o_out, lse_out) = (Shared::new(&mut o), Shared::new(&mut lse));
     (0..heads * tasks).into_par_iter().for_each(|task| {
         // The last blocks of a causal head take longest.
         let (head, i) = (task / tasks, tasks - 1 - task % tasks);
-        let first = i * QUERIES;
-        let rows = QUERIES.min(n - first);
+        let first = i * queries;
+        let rows = queries.min(n - first);
         // SAFETY: these rows belong to this task alone, and both vectors outlive it.
         let (o, lse) = unsafe {
             let at = head * n + first;
@@ -112,6 +113,12 @@ pub(crate) fn forward(
         dispatch(isa, job);
     });
     (o, lse)
+}
+
+/// Queries of a block.
+fn queries(isa: Isa) -> usize {
+    let rows = dispatch(isa, Rows);
+    QUERIES / rows * rows
 }
 
 /// The rows of block `block` of a head's `[rows, d]`.
@@ -165,13 +172,14 @@ impl Job for Forward<'_> {
         let mut most = [f32::NEG_INFINITY; QUERIES];
         let mut total = [0.0f32; QUERIES];
         let seen = self.shape.seen(self.first + rows);
+        let packed = pack(self.q, d, S::ROWS);
         for k0 in (0..seen).step_by(KEYS) {
             let keys = KEYS.min(seen - k0);
             // SAFETY: q has `rows` rows of d; the block of kt d rows of KEYS; p room for both.
             unsafe {
                 let kt = self.kt.as_ptr().add(k0 * d);
                 let size = [rows, KEYS, d];
-                let a = (self.q.as_ptr(), [d, 1]);
+                let a = InBlocks(packed.as_ptr());
                 product(s, size, a, (kt, KEYS), (p.as_mut_ptr(), KEYS), Sum::New);
             }
             for (i, p) in p.chunks_exact_mut(KEYS).enumerate().take(rows) {
@@ -202,7 +210,7 @@ impl Job for Forward<'_> {
             unsafe {
                 let v = self.v.as_ptr().add(k0 * width);
                 let size = [rows, width, keys];
-                let a = (p.as_ptr(), [KEYS, 1]);
+                let a = InRows::<KEYS>(p.as_ptr());
                 product(s, size, a, (v, width), (sums.as_mut_ptr(), width), Sum::Add);
             }
         }
@@ -297,6 +305,8 @@ impl Job for Backward<'_> {
             to
         };
         let (q, dy) = (rows_of(saved.q, n), rows_of(self.dy, n));
+        let (q_packed, dy_packed) = (pack(saved.q, d, S::ROWS), pack(self.dy, d, S::ROWS));
+        let queries = QUERIES / S::ROWS * S::ROWS;
         let mut dq = vec![0.0f32; n * width];
         let deltas: Vec<f32> = (self.dy.chunks_exact(d))
             .zip(saved.o.chunks_exact(d))
@@ -312,8 +322,8 @@ impl Job for Backward<'_> {
             transpose(&saved.v[part.clone()], d, &mut vt, KEYS);
             let k = rows_of(&saved.k[part.clone()], keys);
             let (mut dk, mut dv) = (vec![0.0f32; keys * width], vec![0.0f32; keys * width]);
-            for q0 in (0..n).step_by(QUERIES) {
-                let rows = QUERIES.min(n - q0);
+            for q0 in (0..n).step_by(queries) {
+                let rows = queries.min(n - q0);
                 if self.shape.causal && q0 + rows <= k0 {
                     continue;
                 }
@@ -322,9 +332,11 @@ impl Job for Backward<'_> {
                     let (q, dy) = (q.as_ptr().add(q0 * width), dy.as_ptr().add(q0 * width));
                     let wide = [rows, KEYS, d];
                     let to = (p.as_mut_ptr(), KEYS);
-                    product(s, wide, (q, [width, 1]), (kt.as_ptr(), KEYS), to, Sum::New);
+                    let a = InBlocks(q_packed.as_ptr().add(q0 * d));
+                    product(s, wide, a, (kt.as_ptr(), KEYS), to, Sum::New);
                     let to = (ds.as_mut_ptr(), KEYS);
-                    product(s, wide, (dy, [width, 1]), (vt.as_ptr(), KEYS), to, Sum::New);
+                    let a = InBlocks(dy_packed.as_ptr().add(q0 * d));
+                    product(s, wide, a, (vt.as_ptr(), KEYS), to, Sum::New);
                     let both = p.chunks_exact_mut(KEYS).zip(ds.chunks_exact_mut(KEYS));
                     for (i, (p, ds)) in both.enumerate().take(rows) {
                         let visible = if self.shape.causal {
@@ -342,7 +354,7 @@ impl Job for Backward<'_> {
                     product(
                         s,
                         narrow,
-                        (p.as_ptr(), [1, KEYS]),
+                        InColumns::<KEYS>(p.as_ptr()),
                         (dy, width),
                         to,
                         Sum::Add,
@@ -351,7 +363,7 @@ impl Job for Backward<'_> {
                     product(
                         s,
                         narrow,
-                        (ds.as_ptr(), [1, KEYS]),
+                        InColumns::<KEYS>(ds.as_ptr()),
                         (q, width),
                         to,
                         Sum::Add,
@@ -361,7 +373,7 @@ impl Job for Backward<'_> {
                     product(
                         s,
                         size,
-                        (ds.as_ptr(), [KEYS, 1]),
+                        InRows::<KEYS>(ds.as_ptr()),
                         (k.as_ptr(), width),
                         to,
                         Sum::Add,
@@ -389,15 +401,94 @@ enum Sum {
     Add,
 }
 
+/// Rows of `d` in blocks of `rows` of them, `[blocks, d, rows]`, the last as long as there are rows.
+fn pack(x: &[f32], d: usize, rows: usize) -> Vec<f32> {
+    let mut to = vec![0.0; x.len()];
+    for (to, x) in to.chunks_mut(rows * d).zip(x.chunks(rows * d)) {
+        let rows = x.len() / d;
+        for (i, row) in x.chunks_exact(d).enumerate() {
+            for (to, x) in to[i..].iter_mut().step_by(rows).zip(row) {
+                *to = *x;
+            }
+        }
+    }
+    to
+}
+
+/// The left operand of a product, in an order known when compiling.
+trait Left: Copy {
+    /// From row `i` on, a whole number of blocks, for sums of length `depth`.
+    ///
+    /// # Safety
+    /// There are such rows.
+    unsafe fn skip(self, i: usize, depth: usize) -> Self;
+    /// Where value `k` of row `m` lies, in a block of `M` rows.
+    ///
+    /// # Safety
+    /// There is such a value.
+    unsafe fn at<const M: usize>(self, m: usize, k: usize) -> *const f32;
+}
+
+/// Rows `STRIDE` apart.
+#[derive(Clone, Copy)]
+struct InRows<const STRIDE: usize>(*const f32);
+
+impl<const STRIDE: usize> Left for InRows<STRIDE> {
+    #[inline(always)]
+    unsafe fn skip(self, i: usize, _: usize) -> Self {
+        // SAFETY: by the caller's promise.
+        Self(unsafe { self.0.add(i * STRIDE) })
+    }
+    #[inline(always)]
+    unsafe fn at<const M: usize>(self, m: usize, k: usize) -> *const f32 {
+        // SAFETY: by the caller's promise.
+        unsafe { self.0.add(k + m * STRIDE) }
+    }
+}
+
+/// Columns `STRIDE` apart.
+#[derive(Clone, Copy)]
+struct InColumns<const STRIDE: usize>(*const f32);
+
+impl<const STRIDE: usize> Left for InColumns<STRIDE> {
+    #[inline(always)]
+    unsafe fn skip(self, i: usize, _: usize) -> Self {
+        // SAFETY: by the caller's promise.
+        Self(unsafe { self.0.add(i) })
+    }
+    #[inline(always)]
+    unsafe fn at<const M: usize>(self, m: usize, k: usize) -> *const f32 {
+        // SAFETY: by the caller's promise.
+        unsafe { self.0.add(k * STRIDE + m) }
+    }
+}
+
+/// As [`pack`] lays rows out.
+#[derive(Clone, Copy)]
+struct InBlocks(*const f32);
+
+impl Left for InBlocks {
+    #[inline(always)]
+    unsafe fn skip(self, i: usize, depth: usize) -> Self {
+        // SAFETY: by the caller's promise.
+        Self(unsafe { self.0.add(i * depth) })
+    }
+    #[inline(always)]
+    unsafe fn at<const M: usize>(self, m: usize, k: usize) -> *const f32 {
+        // SAFETY: by the caller's promise.
+        unsafe { self.0.add(k * M + m) }
+    }
+}
+
 /// `c[i][j] (+)= sum over k of a[i][k] b[k][j]` for `[rows, columns, depth]`; columns are whole vectors.
 ///
 /// # Safety
-/// `a` is valid at `i * strides[0] + k * strides[1]`, `b` and `c` at whole rows of `columns`.
+/// `a` has `rows` rows of `depth`, `b` and `c` whole rows of `columns`.
 #[inline(always)]
-unsafe fn product<S: Simd>(
+unsafe fn product<S: Simd, A: Left>(
     s: S,
     [rows, columns, depth]: [usize; 3],
-    (a, strides): (*const f32, [usize; 2]),
+    a: A,
     (b, b_stride): (*const f32, usize),
     (c, c_stride): (*mut f32, usize),
     sum: Sum,
@@ -411,16 +502,16 @@ unsafe fn product<S: Simd>(
             let m = (rows - i).min(S::ROWS);
             // SAFETY: by the caller's promise.
             unsafe {
-                let a = (a.add(i * strides[0]), strides);
+                let a = a.skip(i, depth);
                 let b = (b.add(j * S::LANES), b_stride);
                 let c = (c.add(i * c_stride + j * S::LANES), c_stride);
                 macro_rules! pick {
                     ($($m:literal)*) => {
                         match m {
                             $($m if $m <= S::ROWS => if n == 2 {
-                                tile::<S, $m, 2>(s, depth, a, b, c, sum)
+                                tile::<S, A, $m, 2>(s, depth, a, b, c, sum)
                             } else {
-                                tile::<S, $m, 1>(s, depth, a, b, c, sum)
+                                tile::<S, A, $m, 1>(s, depth, a, b, c, sum)
                             },)*
                             _ => unreachable!("{m} rows"),
                         }
@@ -439,10 +530,10 @@ unsafe fn product<S: Simd>(
 /// # Safety
 /// As [`product`].
 #[inline(always)]
-unsafe fn tile<S: Simd, const M: usize, const N: usize>(
+unsafe fn tile<S: Simd, A: Left, const M: usize, const N: usize>(
     s: S,
     depth: usize,
-    (a, [row, column]): (*const f32, [usize; 2]),
+    a: A,
     (b, b_stride): (*const f32, usize),
     (c, c_stride): (*mut f32, usize),
     sum: Sum,
@@ -456,14 +547,14 @@ unsafe fn tile<S: Simd, const M: usize, const N: usize>(
                 *x = s.load(b.add(k * b_stride + n * S::LANES));
             }
             for (m, acc) in acc.iter_mut().enumerate() {
-                let a = s.splat(*a.add(m * row + k * column));
+                let a = s.splat(*a.at::<M>(m, k));
                 for (acc, b) in acc.iter_mut().zip(x) {
                     *acc = s.fma(a, b, *acc);
                 }
             }
         }
-        for (m, acc) in acc.into_iter().enumerate() {
-            for (n, acc) in acc.into_iter().enumerate() {
+        for (m, acc) in acc.iter().enumerate() {
+            for (n, &acc) in acc.iter().enumerate() {
                 let c = c.add(m * c_stride + n * S::LANES);
                 let acc = match sum {
                     Sum::New => acc,

@@ -205,9 +205,9 @@ impl Task<'_> {
             }
         }
         let dot = self.dot;
-        for (row, sums) in sums.into_iter().enumerate().take(self.count - i) {
+        for (row, sums) in sums.iter().enumerate().take(self.count - i) {
             let m = self.m0 + i + row;
-            for (column, sum) in sums.into_iter().enumerate() {
+            for (column, &sum) in sums.iter().enumerate() {
                 let n = self.n0 + j + column;
                 let at = match dot.order {
                     Order::Planes(plane) => (n / plane * dot.m + m) * plane + n % plane,

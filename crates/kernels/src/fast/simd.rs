@@ -134,7 +134,7 @@ pub(crate) trait Simd: Copy {
         }
     }
 
-    /// The largest lane.
+    /// The largest lane; any value if one is not a number.
     #[inline(always)]
     fn maximum(self, v: Self::V) -> f32 {
         let mut lanes = [f32::NEG_INFINITY; 16];
@@ -454,7 +454,7 @@ mod x86 {
                         _mm512_shuffle_f32x4::<0xdd>(ab_low, cd_low),
                         _mm512_shuffle_f32x4::<0xdd>(ab_high, cd_high),
                     ];
-                    for (q, row) in out.into_iter().enumerate() {
+                    for (q, &row) in out.iter().enumerate() {
                         _mm512_storeu_ps(to.add((4 * q + j) * to_stride), row);
                     }
                 }
@@ -552,6 +552,10 @@ mod x86 {
         #[inline(always)]
         fn sum(self, v: __m512) -> f32 {
             pure!(_mm512_reduce_add_ps(v))
+        }
+        #[inline(always)]
+        fn maximum(self, v: __m512) -> f32 {
+            pure!(_mm512_reduce_max_ps(v))
         }
     }
 
@@ -688,6 +692,14 @@ mod x86 {
             // SAFETY: the array has eight lanes.
             unsafe { self.store(lanes.as_mut_ptr(), v) };
             super::Portable.sum(lanes)
+        }
+        #[inline(always)]
+        fn maximum(self, v: __m256) -> f32 {
+            pure!({
+                let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+                _mm_cvtss_f32(_mm_max_ss(v, _mm_shuffle_ps::<1>(v, v)))
+            })
         }
     }
 }

@@ -317,8 +317,8 @@ unsafe fn tile<S: Simd, P: Product, const M: usize, const N: usize, const PART: 
             }
         }
     }
-    for (m, sums) in sums.into_iter().enumerate() {
-        for (n, sum) in sums.into_iter().enumerate() {
+    for (m, sums) in sums.iter().enumerate() {
+        for (n, &sum) in sums.iter().enumerate() {
             // SAFETY: the caller promised the outputs and, with `Start::Bias`, the bias.
             unsafe {
                 let y = strip.y.add((m0 + m) * strip.y_stride + (v + n) * S::LANES);

@@ -306,8 +306,8 @@ impl RunPart<'_> {
                 }
             }
         }
-        for (i, acc) in acc.into_iter().enumerate() {
-            for (n, acc) in acc.into_iter().enumerate() {
+        for (i, acc) in acc.iter().enumerate() {
+            for (n, &acc) in acc.iter().enumerate() {
                 // SAFETY: `run_with` checked that every pair has its sums.
                 unsafe {
                     let sum = self

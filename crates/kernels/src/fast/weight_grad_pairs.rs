@@ -398,7 +398,7 @@ unsafe fn add<S: Simd, const C: usize>(
             }
         }
     }
-    for (i, acc) in acc.into_iter().enumerate() {
+    for (i, &acc) in acc.iter().enumerate() {
         let c = c + i;
         let to = &mut sums.0[c / SIDE][group][c % SIDE][lane..lane + S::LANES];
         // SAFETY: `to` is one vector.

@@ -141,8 +141,8 @@ unsafe fn tile<S: Simd, P: Product, const M: usize, const N: usize>(
             b = b.add(2 * S::LANES);
         }
     }
-    for (m, sums) in sums.into_iter().enumerate() {
-        for (n, sum) in sums.into_iter().enumerate() {
+    for (m, sums) in sums.iter().enumerate() {
+        for (n, &sum) in sums.iter().enumerate() {
             let valid = (columns - n * S::LANES).min(S::LANES);
             // SAFETY: `valid` values of this row are the caller's promise.
             unsafe {
