@@ -23,7 +23,7 @@ fn model(folder: &Path) -> PathBuf {
         std::fs::write(to, json.to_string()).expect("writes");
     };
     write("vae/config.json", &|json| {
-        json["block_out_channels"] = [4, 8, 8].into();
+        json["block_out_channels"] = [8].into();
         json["norm_num_groups"] = 2.into();
         json["latent_channels"] = 4.into();
     });
@@ -55,6 +55,16 @@ fn photos(folder: &Path) {
         save(&photos, &format!("{i}.png"), &picture(side, 64));
         std::fs::write(photos.join(format!("{i}.txt")), "a disc on waves").expect("writes");
     }
+}
+
+/// Changes the side of the crops.
+fn crop(config: &Path, side: usize) {
+    let toml = std::fs::read_to_string(config).expect("written");
+    std::fs::write(
+        config,
+        toml.replace("crop_px = 32", &format!("crop_px = {side}")),
+    )
+    .expect("writes");
 }
 
 /// Writes a run's configuration.
@@ -95,6 +105,10 @@ fn every_stage_trains_and_the_result_restores() {
     photos(at);
     let vae = config(at, "vae", "vae", &model(at), 3, "");
     works(&["train", text(&vae)]);
+    let joint = config(at, "joint", "joint", &at.join("vae/prior"), 3, "");
+    // The latent is a quarter of the crop and is halved twice.
+    crop(&joint, 40);
+    assert!(refuses(&["train", text(&joint)]).contains("try 48"));
     let joint = config(at, "joint", "joint", &at.join("vae/prior"), 3, "");
     works(&["train", text(&joint)]);
     let adapter = config(
@@ -220,6 +234,9 @@ fn a_configuration_that_makes_no_sense_is_refused() {
         .replace("batch = 2", "batch = 0");
     std::fs::write(&zero, toml).expect("writes");
     assert!(refuses(&["train", text(&zero)]).contains("batch"));
+    let odd = config(at, "d", "vae", &model, 3, "");
+    crop(&odd, 30);
+    assert!(refuses(&["train", text(&odd)]).contains("try 32"));
     let nowhere = config(at, "c", "vae", &at.join("nothing"), 3, "");
     assert!(refuses(&["train", text(&nowhere)]).contains("vae/config.json"));
     assert!(refuses(&["train", text(&at.join("none.toml"))]).contains("none.toml"));

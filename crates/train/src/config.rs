@@ -353,6 +353,21 @@ impl TrainConfig {
         Ok(config)
     }
 
+    /// Refuses crops that the networks cannot halve as often as they do.
+    ///
+    /// # Errors
+    /// The crops' side is no multiple of `grid` pixels.
+    pub(crate) fn check_crop(&self, grid: usize) -> Result<(), Error> {
+        let side = self.data.crop_px;
+        if side.is_multiple_of(grid) {
+            return Ok(());
+        }
+        Err(Error::Input(format!(
+            "data.crop_px = {side}, but this model needs a multiple of {grid}; try {}",
+            side.next_multiple_of(grid)
+        )))
+    }
+
     fn check(&self, path: &Path) -> Result<(), Error> {
         let needs_adapter = matches!(self.stage, Stage::Joint | Stage::Adapter);
         let wrong = [

@@ -84,6 +84,12 @@ impl Denoise {
             .unwrap_or(77) as usize;
         let tokenizer = tokenizer(config, &folder, &text_json, length)?;
         let scheduler = PriorModel::open_scheduler(&folder)?;
+        let shape = Unet::from_json(
+            &unet_json,
+            &folder.path("unet/config.json"),
+            &Weights::blank(device),
+        )?;
+        config.check_crop(vae.downscale() * shape.downscale())?;
         let mut frozen = None;
         let mut targets = vec![];
         if config.stage == Stage::Adapter {

@@ -43,7 +43,7 @@ impl Vae {
     /// A missing or unsupported `vae/config.json`.
     pub fn new(config: &TrainConfig, device: &Device) -> Result<Self, Error> {
         let folder = Folder::Disk(config.model.clone());
-        Ok(Self {
+        let objective = Self {
             json: folder.json("vae/config.json")?,
             path: folder.path("vae/config.json"),
             folder,
@@ -51,7 +51,10 @@ impl Vae {
             seed: config.seed,
             loss: config.vae.clone(),
             device: device.clone(),
-        })
+        };
+        let shape = objective.network(&Weights::blank(device))?;
+        config.check_crop(shape.downscale())?;
+        Ok(objective)
     }
 
     fn network(&self, w: &Weights) -> Result<AutoencoderKl, Error> {
