@@ -153,6 +153,23 @@ fn pack<T: Copy>(
 ) {
     let [co_stride, ci_stride] = order.strides;
     let taps = order.taps.len();
+    if kernel == Kernel::Tiles && ci_stride < co_stride {
+        // Along the weight's rows.
+        for m in 0..block {
+            let row = &weight[(co0 + m) * co_stride..];
+            for e in 0..count {
+                let ci = 2 * (e0 + e);
+                let first = &row[ci * ci_stride..];
+                let second = (ci + 1 < c_in).then(|| &first[ci_stride..]);
+                let place = e / DEPTH * taps * TILE + e % DEPTH + m * DEPTH;
+                for (t, &tap) in order.taps.iter().enumerate() {
+                    let second = second.map_or(0.0, |second| widen(second[tap]));
+                    to[place + t * TILE] = pair(widen(first[tap]), second);
+                }
+            }
+        }
+        return;
+    }
     for e in 0..count {
         let ci = kernel.values() * (e0 + e);
         for (t, &tap) in order.taps.iter().enumerate() {

@@ -99,11 +99,14 @@ impl Job for RunTiles<'_> {
             .collect();
         let vectors = strip.pixels.div_ceil(SIDE);
         let mut results = amx::Results([[[[0.0; SIDE]; SIDE]; 2]; 2]);
-        for v in (0..vectors).step_by(2) {
-            let columns = (vectors - v).min(2);
-            let mut m0 = 0;
-            for blocks in strip.blocks.chunks(2) {
-                let rows = blocks.len();
+        let mut m0 = 0;
+        for blocks in strip.blocks.chunks(2) {
+            let rows = blocks.len();
+            let (first, second) = (blocks[0].1, blocks[rows - 1].1);
+            assert_eq!(first.len(), steps.len() * TILE);
+            assert_eq!(second.len(), first.len());
+            for v in (0..vectors).step_by(2) {
+                let columns = (vectors - v).min(2);
                 let window = Window {
                     strip,
                     blocks,
@@ -114,10 +117,6 @@ impl Job for RunTiles<'_> {
                 // SAFETY: `run`'s caller promised the addresses.
                 unsafe {
                     window.start(s, &mut results);
-                    let first = blocks[0].1;
-                    assert_eq!(first.len(), steps.len() * TILE);
-                    let second = blocks[rows - 1].1;
-                    assert_eq!(second.len(), first.len());
                     let operands = amx::Operands {
                         a: first.as_ptr(),
                         a_second: (second.as_ptr() as usize).wrapping_sub(first.as_ptr() as usize),
@@ -136,8 +135,8 @@ impl Job for RunTiles<'_> {
                     }
                     window.store(s, &results);
                 }
-                m0 += blocks.iter().map(|block| block.0).sum::<usize>();
             }
+            m0 += blocks.iter().map(|block| block.0).sum::<usize>();
         }
     }
 }
