@@ -12,7 +12,7 @@
 mod micro;
 mod pack;
 
-use std::ops::Range;
+use std::{cell::RefCell, ops::Range};
 
 use rayon::prelude::*;
 
@@ -186,10 +186,22 @@ struct PackedPart {
     skip: usize,
 }
 
+thread_local! {
+    /// Memory of earlier products: fresh pages cost more than packing them.
+    static KEPT: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Packed parts that a thread keeps.
+const MOST_KEPT: usize = 2;
+
 impl PackedPart {
     fn new(len: usize) -> Self {
+        let kept = KEPT.with_borrow_mut(|kept| {
+            let fits = kept.iter().position(|values| values.len() >= len + 32);
+            fits.map(|i| kept.swap_remove(i))
+        });
         // SAFETY: packing writes what is read.
-        let values = unsafe { unwritten::<f32>(len + 32) };
+        let values = kept.unwrap_or_else(|| unsafe { unwritten::<f32>(len + 32) });
         let skip = values.as_ptr().align_offset(64).min(16);
         Self { values, skip }
     }
@@ -200,6 +212,19 @@ impl PackedPart {
 
     fn get_mut(&mut self) -> &mut [f32] {
         &mut self.values[self.skip..]
+    }
+}
+
+impl Drop for PackedPart {
+    fn drop(&mut self) {
+        let values = std::mem::take(&mut self.values);
+        // At the end of a thread there is nothing to keep it in.
+        let _ = KEPT.try_with(|kept| {
+            let mut kept = kept.borrow_mut();
+            kept.push(values);
+            kept.sort_by_key(|values| std::cmp::Reverse(values.len()));
+            kept.truncate(MOST_KEPT);
+        });
     }
 }
 
