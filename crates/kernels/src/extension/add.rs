@@ -1,17 +1,12 @@
 //! Sums: nothing is kept.
 
-use burn::backend::{
-    Autodiff, Flex,
-    autodiff::{
-        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-        grads::Gradients,
-        ops::{Backward, Ops, OpsKind},
+use super::{
+    floats, like, packed,
+    tape::{
+        Backward, CheckpointStrategy, Checkpointer, Flex, FlexTensor, Gradients, Ops, Taped, record,
     },
-    flex::FlexTensor,
-    tensor::FloatTensor,
+    tensor,
 };
-
-use super::{floats, like, packed, tensor};
 use crate::fast::{add, isa::Isa};
 
 pub(super) fn run(x: &FlexTensor, y: &FlexTensor) -> FlexTensor {
@@ -56,38 +51,18 @@ impl Backward<Flex, 2> for ShiftBackward {
     }
 }
 
-pub(super) fn taped<C: CheckpointStrategy>(
-    x: FloatTensor<Autodiff<Flex, C>>,
-    y: FloatTensor<Autodiff<Flex, C>>,
-) -> FloatTensor<Autodiff<Flex, C>> {
+pub(super) fn taped<C: CheckpointStrategy>(x: Taped<C>, y: Taped<C>) -> Taped<C> {
     let ((x, x_node), (y, y_node)) = (x.into_parts(), y.into_parts());
     let sum = run(&packed(x), &packed(y));
-    match AddBackward
-        .prepare::<C>([x_node, y_node])
-        .compute_bound()
-        .stateful()
-    {
-        OpsKind::Tracked(prep) => prep.finish((), sum),
-        OpsKind::UnTracked(prep) => prep.finish(sum),
-    }
+    record::<C, _, _>(AddBackward, [x_node, y_node], sum, || ())
 }
 
-pub(super) fn taped_shift<C: CheckpointStrategy>(
-    x: FloatTensor<Autodiff<Flex, C>>,
-    shift: FloatTensor<Autodiff<Flex, C>>,
-) -> FloatTensor<Autodiff<Flex, C>> {
+pub(super) fn taped_shift<C: CheckpointStrategy>(x: Taped<C>, shift: Taped<C>) -> Taped<C> {
     let ((x, x_node), (shift, shift_node)) = (x.into_parts(), shift.into_parts());
     let shift = packed(shift);
     let y = run_shift(&packed(x), &shift);
-    match ShiftBackward
-        .prepare::<C>([x_node, shift_node])
-        .compute_bound()
-        .stateful()
-    {
-        OpsKind::Tracked(prep) => {
-            let shape = shift.layout().shape();
-            prep.finish([shape[0], shape[1]], y)
-        }
-        OpsKind::UnTracked(prep) => prep.finish(y),
-    }
+    record::<C, _, _>(ShiftBackward, [x_node, shift_node], y, || {
+        let shape = shift.layout().shape();
+        [shape[0], shape[1]]
+    })
 }

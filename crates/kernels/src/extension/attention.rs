@@ -2,18 +2,12 @@
 
 use std::sync::Arc;
 
-use burn::backend::{
-    Autodiff, Flex,
-    autodiff::{
-        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-        grads::Gradients,
-        ops::{Backward, Ops, OpsKind},
+use super::{
+    floats, like, packed,
+    tape::{
+        Backward, CheckpointStrategy, Checkpointer, Flex, FlexTensor, Gradients, Ops, Taped, record,
     },
-    flex::FlexTensor,
-    tensor::FloatTensor,
 };
-
-use super::{floats, like, packed};
 use crate::fast::{
     attention::{self, AttentionShape, Saved},
     isa::Isa,
@@ -74,32 +68,22 @@ impl Backward<Flex, 3> for AttentionBackward {
 }
 
 pub(super) fn taped<C: CheckpointStrategy>(
-    q: FloatTensor<Autodiff<Flex, C>>,
-    k: FloatTensor<Autodiff<Flex, C>>,
-    v: FloatTensor<Autodiff<Flex, C>>,
+    q: Taped<C>,
+    k: Taped<C>,
+    v: Taped<C>,
     shape: AttentionShape,
-) -> FloatTensor<Autodiff<Flex, C>> {
+) -> Taped<C> {
     let ((q, q_node), (k, k_node)) = (q.into_parts(), k.into_parts());
     let (v, v_node) = v.into_parts();
     let (q, k, v) = (packed(q), packed(k), packed(v));
     let (o, lse) = run(&q, &k, &v, &shape);
     let nodes = [q_node, k_node, v_node];
-    match AttentionBackward
-        .prepare::<C>(nodes)
-        .compute_bound()
-        .stateful()
-    {
-        OpsKind::Tracked(prep) => {
-            let state = State {
-                q,
-                k,
-                v,
-                o: o.clone(),
-                lse: Arc::new(lse),
-                shape,
-            };
-            prep.finish(state, o)
-        }
-        OpsKind::UnTracked(prep) => prep.finish(o),
-    }
+    record::<C, _, _>(AttentionBackward, nodes, o.clone(), || State {
+        q,
+        k,
+        v,
+        o,
+        lse: Arc::new(lse),
+        shape,
+    })
 }

@@ -1,18 +1,14 @@
 //! Convolution: the input is kept for the weight's gradient, the weight for the input's.
 
-use burn::backend::{
-    Autodiff, Flex,
-    autodiff::{
-        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-        grads::Gradients,
-        ops::{Backward, Ops, OpsKind},
-    },
-    flex::FlexTensor,
-    tensor::FloatTensor,
-};
 use burn::tensor::DType;
 
-use super::{floats, in_dtype, packed, stored, tensor};
+use super::{
+    floats, in_dtype, packed, stored,
+    tape::{
+        Backward, CheckpointStrategy, Checkpointer, Flex, FlexTensor, Gradients, Ops, Taped, record,
+    },
+    tensor,
+};
 use crate::fast::{
     conv::{self, ConvShape},
     isa::Isa,
@@ -79,27 +75,21 @@ impl Backward<Flex, 3> for ConvBackward {
 }
 
 pub(super) fn taped<C: CheckpointStrategy>(
-    x: FloatTensor<Autodiff<Flex, C>>,
-    weight: FloatTensor<Autodiff<Flex, C>>,
-    bias: FloatTensor<Autodiff<Flex, C>>,
+    x: Taped<C>,
+    weight: Taped<C>,
+    bias: Taped<C>,
     shape: ConvShape,
-) -> FloatTensor<Autodiff<Flex, C>> {
+) -> Taped<C> {
     let (needs_weight, needs_x) = (x.is_tracked(), weight.is_tracked());
     let ((x, x_node), (weight, weight_node)) = (x.into_parts(), weight.into_parts());
     let (bias, bias_node) = bias.into_parts();
     let (x, weight) = (packed(x), packed(weight));
     let y = run(&x, &weight, &packed(bias), &shape);
     let nodes = [x_node, weight_node, bias_node];
-    match ConvBackward.prepare::<C>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => {
-            let state = State {
-                weight_dtype: weight.dtype(),
-                x: needs_x.then_some(x),
-                weight: needs_weight.then_some(weight),
-                shape,
-            };
-            prep.finish(state, y)
-        }
-        OpsKind::UnTracked(prep) => prep.finish(y),
-    }
+    record::<C, _, _>(ConvBackward, nodes, y, || State {
+        weight_dtype: weight.dtype(),
+        x: needs_x.then_some(x),
+        weight: needs_weight.then_some(weight),
+        shape,
+    })
 }

@@ -1,17 +1,12 @@
 //! Enlargement by repetition: nothing is kept.
 
-use burn::backend::{
-    Autodiff, Flex,
-    autodiff::{
-        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-        grads::Gradients,
-        ops::{Backward, Ops, OpsKind},
+use super::{
+    floats, packed,
+    tape::{
+        Backward, CheckpointStrategy, Checkpointer, Flex, FlexTensor, Gradients, Ops, Taped, record,
     },
-    flex::FlexTensor,
-    tensor::FloatTensor,
+    tensor,
 };
-
-use super::{floats, packed, tensor};
 use crate::fast::{
     enlarge::{self, EnlargeShape},
     isa::Isa,
@@ -42,18 +37,8 @@ impl Backward<Flex, 1> for EnlargeBackward {
     }
 }
 
-pub(super) fn taped<C: CheckpointStrategy>(
-    x: FloatTensor<Autodiff<Flex, C>>,
-    shape: EnlargeShape,
-) -> FloatTensor<Autodiff<Flex, C>> {
+pub(super) fn taped<C: CheckpointStrategy>(x: Taped<C>, shape: EnlargeShape) -> Taped<C> {
     let (x, node) = x.into_parts();
     let y = run(&packed(x), &shape);
-    match EnlargeBackward
-        .prepare::<C>([node])
-        .compute_bound()
-        .stateful()
-    {
-        OpsKind::Tracked(prep) => prep.finish(shape, y),
-        OpsKind::UnTracked(prep) => prep.finish(y),
-    }
+    record::<C, _, _>(EnlargeBackward, [node], y, || shape)
 }

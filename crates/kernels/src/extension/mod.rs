@@ -10,6 +10,7 @@ mod enlarge;
 mod linear;
 mod norm;
 mod pointwise;
+mod tape;
 
 use burn::{
     backend::{

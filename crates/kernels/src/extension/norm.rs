@@ -2,18 +2,12 @@
 
 use std::sync::Arc;
 
-use burn::backend::{
-    Autodiff, Flex,
-    autodiff::{
-        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-        grads::Gradients,
-        ops::{Backward, Ops, OpsKind},
+use super::{
+    floats, like, packed,
+    tape::{
+        Backward, CheckpointStrategy, Checkpointer, Flex, FlexTensor, Gradients, Ops, Taped, record,
     },
-    flex::FlexTensor,
-    tensor::FloatTensor,
 };
-
-use super::{floats, like, packed};
 use crate::fast::{
     isa::Isa,
     norm::{self, Moments, NormShape},
@@ -122,31 +116,24 @@ fn register<T: Clone + std::fmt::Debug + Send>(
 macro_rules! taped {
     ($name:ident, $shape:ty, $run:ident, $backward:ident) => {
         pub(super) fn $name<C: CheckpointStrategy>(
-            x: FloatTensor<Autodiff<Flex, C>>,
-            weight: FloatTensor<Autodiff<Flex, C>>,
-            bias: FloatTensor<Autodiff<Flex, C>>,
+            x: Taped<C>,
+            weight: Taped<C>,
+            bias: Taped<C>,
             shape: $shape,
-        ) -> FloatTensor<Autodiff<Flex, C>> {
+        ) -> Taped<C> {
             let (x, x_node) = x.into_parts();
             let (weight, weight_node) = weight.into_parts();
             let (bias, bias_node) = bias.into_parts();
             let (x, weight, bias) = (packed(x), packed(weight), packed(bias));
             let (y, moments) = $run(&x, &weight, &bias, &shape);
             let nodes = [x_node, weight_node, bias_node];
-            match $backward.prepare::<C>(nodes).compute_bound().stateful() {
-                OpsKind::Tracked(prep) => {
-                    let moments = Arc::new(moments);
-                    let state = State {
-                        x,
-                        weight,
-                        bias,
-                        moments,
-                        shape,
-                    };
-                    prep.finish(state, y)
-                }
-                OpsKind::UnTracked(prep) => prep.finish(y),
-            }
+            record::<C, _, _>($backward, nodes, y, || State {
+                x,
+                weight,
+                bias,
+                moments: Arc::new(moments),
+                shape,
+            })
         }
     };
 }

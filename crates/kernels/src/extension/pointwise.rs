@@ -1,17 +1,12 @@
 //! Functions of single values and gated rows: the input is kept.
 
-use burn::backend::{
-    Autodiff, Flex,
-    autodiff::{
-        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-        grads::Gradients,
-        ops::{Backward, Ops, OpsKind},
+use super::{
+    floats, like, packed,
+    tape::{
+        Backward, CheckpointStrategy, Checkpointer, Flex, FlexTensor, Gradients, Ops, Taped, record,
     },
-    flex::FlexTensor,
-    tensor::FloatTensor,
+    tensor,
 };
-
-use super::{floats, like, packed, tensor};
 use crate::fast::{
     elementwise::{self, Function},
     isa::Isa,
@@ -66,35 +61,16 @@ impl Backward<Flex, 1> for GegluBackward {
     }
 }
 
-pub(super) fn taped<C: CheckpointStrategy>(
-    x: FloatTensor<Autodiff<Flex, C>>,
-    function: Function,
-) -> FloatTensor<Autodiff<Flex, C>> {
+pub(super) fn taped<C: CheckpointStrategy>(x: Taped<C>, function: Function) -> Taped<C> {
     let (x, node) = x.into_parts();
     let x = packed(x);
     let y = run(&x, function);
-    match FunctionBackward
-        .prepare::<C>([node])
-        .compute_bound()
-        .stateful()
-    {
-        OpsKind::Tracked(prep) => prep.finish((x, function), y),
-        OpsKind::UnTracked(prep) => prep.finish(y),
-    }
+    record::<C, _, _>(FunctionBackward, [node], y, || (x, function))
 }
 
-pub(super) fn taped_geglu<C: CheckpointStrategy>(
-    x: FloatTensor<Autodiff<Flex, C>>,
-) -> FloatTensor<Autodiff<Flex, C>> {
+pub(super) fn taped_geglu<C: CheckpointStrategy>(x: Taped<C>) -> Taped<C> {
     let (x, node) = x.into_parts();
     let x = packed(x);
     let y = run_geglu(&x);
-    match GegluBackward
-        .prepare::<C>([node])
-        .compute_bound()
-        .stateful()
-    {
-        OpsKind::Tracked(prep) => prep.finish(x, y),
-        OpsKind::UnTracked(prep) => prep.finish(y),
-    }
+    record::<C, _, _>(GegluBackward, [node], y, || x)
 }
