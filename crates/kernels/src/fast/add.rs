@@ -5,9 +5,8 @@
 use rayon::prelude::*;
 
 use super::{
-    conv::Sum,
     isa::Isa,
-    loops::{map, zip},
+    loops::{Sum, map, zip},
     shared::unwritten,
     simd::{Job, Simd, dispatch},
 };

@@ -15,10 +15,11 @@ use super::{
     expand::{Expand, ExpandChannel, Layout, source_row},
     gemm::{self, Bias, Gemm, Operand},
     isa::Isa,
+    loops::Sum,
     packed::{Lanes, Packed, WeightOrder, even_parts},
     pairs::{Kernel, Products},
     shared::{Scratch, Shared, unwritten, with_scratch},
-    simd::{Job, Simd, dispatch},
+    simd::dispatch,
     stored::Stored,
     tile::{self, Start, Strip},
     weight_grad, weight_grad_pairs,
@@ -279,26 +280,6 @@ pub(crate) fn bias_grad(isa: Isa, shape: &ConvShape, dy: &[f32]) -> Vec<f32> {
             images.map(|plane| dispatch(isa, Sum(plane))).sum::<f64>() as f32
         })
         .collect()
-}
-
-/// The sum of a slice: f32 within 512 values, f64 across.
-pub(super) struct Sum<'a>(pub(super) &'a [f32]);
-
-impl Job for Sum<'_> {
-    type Out = f64;
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> f64 {
-        let mut total = 0.0;
-        for block in self.0.chunks(512) {
-            let mut sum = s.splat(0.0);
-            for x in block.chunks(S::LANES) {
-                // SAFETY: `x` has that many values.
-                sum = s.add(sum, unsafe { s.load_part(x.as_ptr(), x.len()) });
-            }
-            total += f64::from(s.sum(sum));
-        }
-        total
-    }
 }
 
 /// Floats of expanded input that a task keeps in its second-level cache.

@@ -2,6 +2,10 @@
 //!
 //! They are macros because a closure would be compiled without the instruction set of the kernel it is in.
 
+#![expect(unsafe_code, reason = "vector loads inside checked slices")]
+
+use super::simd::{Job, Simd};
+
 /// The f64 sum of `$f` over a slice, f32 within 1024 values; `$f` of `$neutral` is zero.
 macro_rules! sum {
     ($s:ident, $xs:expr, $neutral:expr, |$x:ident| $f:expr) => {{
@@ -31,6 +35,17 @@ macro_rules! sum {
     }};
 }
 pub(super) use sum;
+
+/// The sum of a slice.
+pub(super) struct Sum<'a>(pub(super) &'a [f32]);
+
+impl Job for Sum<'_> {
+    type Out = f64;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f64 {
+        sum!(s, self.0, 0.0, |x| x)
+    }
+}
 
 /// `y = f(x)`.
 macro_rules! map {
