@@ -1,0 +1,72 @@
+//! Rows of logits and of probabilities.
+
+use super::super::simd::Simd;
+
+/// The largest of whole vectors; a NaN among them shows in the exponentials.
+#[inline(always)]
+pub(super) fn maximum<S: Simd>(s: S, row: &[f32]) -> f32 {
+    let mut most = s.splat(f32::NEG_INFINITY);
+    for v in row.chunks_exact(S::LANES) {
+        // SAFETY: a whole vector.
+        most = s.max(most, unsafe { s.load(v.as_ptr()) });
+    }
+    s.maximum(most)
+}
+
+/// Turns a row of whole vectors into `e^(scale x - shift)` and gives back its sum.
+#[inline(always)]
+pub(super) fn exponentials<S: Simd>(s: S, row: &mut [f32], scale: f32, shift: f32) -> f32 {
+    let (scale, shift) = (s.splat(scale), s.splat(-shift));
+    let mut total = s.splat(0.0);
+    for v in row.chunks_exact_mut(S::LANES) {
+        // SAFETY: a whole vector.
+        unsafe {
+            let x = s.fma(s.load(v.as_ptr()), scale, shift);
+            let e = s.exp(x);
+            total = s.add(total, e);
+            s.store(v.as_mut_ptr(), e);
+        }
+    }
+    s.sum(total)
+}
+
+/// `ds = p (ds - delta) scale` over whole vectors.
+#[inline(always)]
+pub(super) fn scores<S: Simd>(s: S, p: &[f32], ds: &mut [f32], delta: f32, scale: f32) {
+    let (delta, scale) = (s.splat(delta), s.splat(scale));
+    for (p, ds) in p.chunks_exact(S::LANES).zip(ds.chunks_exact_mut(S::LANES)) {
+        // SAFETY: whole vectors.
+        unsafe {
+            let x = s.sub(s.load(ds.as_ptr()), delta);
+            let x = s.mul(s.mul(s.load(p.as_ptr()), scale), x);
+            s.store(ds.as_mut_ptr(), x);
+        }
+    }
+}
+
+/// Multiplies a row of whole vectors.
+#[inline(always)]
+pub(super) fn scale_row<S: Simd>(s: S, row: &mut [f32], factor: f32) {
+    let factor = s.splat(factor);
+    for v in row.chunks_exact_mut(S::LANES) {
+        // SAFETY: a whole vector.
+        unsafe { s.store(v.as_mut_ptr(), s.mul(s.load(v.as_ptr()), factor)) };
+    }
+}
+
+/// The product of two rows of any length.
+#[inline(always)]
+pub(super) fn dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
+    let mut sum = s.splat(0.0);
+    for (a, b) in a.chunks(S::LANES).zip(b.chunks(S::LANES)) {
+        // SAFETY: both have that many values.
+        let (a, b) = unsafe {
+            (
+                s.load_part(a.as_ptr(), a.len()),
+                s.load_part(b.as_ptr(), b.len()),
+            )
+        };
+        sum = s.fma(a, b, sum);
+    }
+    s.sum(sum)
+}

@@ -1,0 +1,371 @@
+//! Vectors of AVX2 and AVX-512.
+
+use std::arch::x86_64::*;
+
+use super::{Job, Portable, Simd};
+
+/// The token of AVX2 with FMA.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+/// The token of AVX-512 F, BW, DQ and VL, and of its bfloat16 products if `BF16`.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512<const BF16: bool>(());
+
+/// Runs `job` compiled for AVX2 (every such processor converts half precision too).
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn run_avx2<J: Job>(job: J) -> J::Out {
+    job.run(Avx2(()))
+}
+
+/// Runs `job` compiled for AVX-512.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub(super) fn run_avx512<J: Job>(job: J) -> J::Out {
+    job.run(Avx512::<false>(()))
+}
+
+/// Runs `job` compiled for AVX-512 with bfloat16 products.
+#[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub(super) fn run_avx512_bf16<J: Job>(job: J) -> J::Out {
+    job.run(Avx512::<true>(()))
+}
+
+/// An intrinsic without memory operands.
+macro_rules! pure {
+    ($call:expr) => {
+        // SAFETY: the token proves that the machine has the instruction.
+        unsafe { $call }
+    };
+}
+
+impl<const BF16: bool> Simd for Avx512<BF16> {
+    type V = __m512;
+    const LANES: usize = 16;
+    const ROWS: usize = 13;
+    const GRAD_VECTORS: usize = 2;
+    const GRAD_SUMS: usize = 24;
+    const DOT_COLUMNS: usize = 6;
+
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m512 {
+        // SAFETY: the token proves the instruction, the caller the pointer.
+        unsafe { _mm512_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: __m512) {
+        // SAFETY: the token proves the instruction, the caller the pointer.
+        unsafe { _mm512_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> __m512 {
+        // SAFETY: the token proves the instructions, the caller the pointer.
+        unsafe {
+            let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u16) -> __m512 {
+        // SAFETY: the token proves the instructions, the caller the pointer.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_part(self, p: *const f32, n: usize) -> __m512 {
+        // SAFETY: masked lanes are not read; the rest is the caller's promise.
+        unsafe { _mm512_maskz_loadu_ps(((1u32 << n) - 1) as __mmask16, p) }
+    }
+    #[inline(always)]
+    unsafe fn store_part(self, p: *mut f32, v: __m512, n: usize) {
+        // SAFETY: masked lanes are not written; the rest is the caller's promise.
+        unsafe { _mm512_mask_storeu_ps(p, ((1u32 << n) - 1) as __mmask16, v) }
+    }
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        from: *const f32,
+        from_stride: usize,
+        to: *mut f32,
+        to_stride: usize,
+    ) {
+        // SAFETY: the token proves the instructions, the caller the pointers.
+        unsafe {
+            // No closures: they would not be compiled for the set.
+            let mut r = [_mm512_setzero_ps(); 16];
+            for (i, r) in r.iter_mut().enumerate() {
+                *r = _mm512_loadu_ps(from.add(i * from_stride));
+            }
+            // 2x2 blocks, then 4x4, within the 128-bit quarters.
+            for i in (0..16).step_by(2) {
+                let (a, b) = (r[i], r[i + 1]);
+                r[i] = _mm512_unpacklo_ps(a, b);
+                r[i + 1] = _mm512_unpackhi_ps(a, b);
+            }
+            for i in (0..16).step_by(4) {
+                let (a, b) = (_mm512_castps_pd(r[i]), _mm512_castps_pd(r[i + 1]));
+                let (c, d) = (_mm512_castps_pd(r[i + 2]), _mm512_castps_pd(r[i + 3]));
+                r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+                r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+                r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+                r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+            }
+            // Quarters: r[4g + j] holds columns j, 4 + j, 8 + j, 12 + j of rows 4g..4g + 4.
+            for j in 0..4 {
+                let (a, b, c, d) = (r[j], r[4 + j], r[8 + j], r[12 + j]);
+                let ab_low = _mm512_shuffle_f32x4::<0x88>(a, b);
+                let ab_high = _mm512_shuffle_f32x4::<0xdd>(a, b);
+                let cd_low = _mm512_shuffle_f32x4::<0x88>(c, d);
+                let cd_high = _mm512_shuffle_f32x4::<0xdd>(c, d);
+                let out = [
+                    _mm512_shuffle_f32x4::<0x88>(ab_low, cd_low),
+                    _mm512_shuffle_f32x4::<0x88>(ab_high, cd_high),
+                    _mm512_shuffle_f32x4::<0xdd>(ab_low, cd_low),
+                    _mm512_shuffle_f32x4::<0xdd>(ab_high, cd_high),
+                ];
+                for (q, &row) in out.iter().enumerate() {
+                    _mm512_storeu_ps(to.add((4 * q + j) * to_stride), row);
+                }
+            }
+        }
+    }
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        pure!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+    }
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        pure!(_mm512_set1_ps(x))
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        pure!(_mm512_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        pure!(_mm512_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        pure!(_mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        pure!(_mm512_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        pure!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn dot2(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        if BF16 {
+            // SAFETY: the token proves the instruction; the types differ in name only.
+            return unsafe {
+                _mm512_dpbf16_ps(
+                    c,
+                    std::mem::transmute::<__m512, __m512bh>(a),
+                    std::mem::transmute::<__m512, __m512bh>(b),
+                )
+            };
+        }
+        pure!({
+            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+            let mask = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            let low_a = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(a));
+            let low_b = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(b));
+            let high_a = _mm512_castsi512_ps(_mm512_and_si512(a, mask));
+            let high_b = _mm512_castsi512_ps(_mm512_and_si512(b, mask));
+            _mm512_fmadd_ps(high_a, high_b, _mm512_fmadd_ps(low_a, low_b, c))
+        })
+    }
+    #[inline(always)]
+    fn pairs_across(self, a: __m512, b: __m512) -> __m512 {
+        pure!({
+            let high = _mm512_slli_epi32::<16>(rounded(self, b));
+            _mm512_castsi512_ps(_mm512_or_si512(rounded(self, a), high))
+        })
+    }
+    #[inline(always)]
+    fn pairs_within(self, a: __m512, b: __m512) -> __m512 {
+        pure!({
+            let a = _mm512_cvtepi32_epi16(rounded(self, a));
+            let b = _mm512_cvtepi32_epi16(rounded(self, b));
+            _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b))
+        })
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        pure!(_mm512_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn clamp(self, v: __m512, low: f32, high: f32) -> __m512 {
+        // The second operand is the result where either is NaN.
+        pure!(_mm512_min_ps(
+            _mm512_set1_ps(high),
+            _mm512_max_ps(_mm512_set1_ps(low), v)
+        ))
+    }
+    #[inline(always)]
+    fn round(self, v: __m512) -> __m512 {
+        pure!(_mm512_roundscale_ps::<
+            { _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC },
+        >(v))
+    }
+    #[inline(always)]
+    fn exp2_whole(self, n: __m512) -> __m512 {
+        pure!(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(
+            _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127))
+        )))
+    }
+    #[inline(always)]
+    fn sum(self, v: __m512) -> f32 {
+        pure!(_mm512_reduce_add_ps(v))
+    }
+    #[inline(always)]
+    fn maximum(self, v: __m512) -> f32 {
+        pure!(_mm512_reduce_max_ps(v))
+    }
+}
+
+/// The bits of each lane rounded to bfloat16, as [`round`](crate::fast::pairs::round) does.
+#[inline(always)]
+fn rounded<const BF16: bool>(_: Avx512<BF16>, v: __m512) -> __m512i {
+    pure!({
+        let bits = _mm512_castps_si512(v);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+        let to = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, up));
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+        _mm512_mask_mov_epi32(to, nan, _mm512_set1_epi32(0x7fc0))
+    })
+}
+
+/// A mask of the first `n` of eight lanes.
+#[inline(always)]
+fn first(_: Avx2, n: usize) -> __m256i {
+    pure!(_mm256_cmpgt_epi32(
+        _mm256_set1_epi32(n as i32),
+        _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)
+    ))
+}
+
+impl Simd for Avx2 {
+    type V = __m256;
+    const LANES: usize = 8;
+    const ROWS: usize = 6;
+    const GRAD_VECTORS: usize = 2;
+    const GRAD_SUMS: usize = 12;
+    const DOT_COLUMNS: usize = 3;
+
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m256 {
+        // SAFETY: the token proves the instruction, the caller the pointer.
+        unsafe { _mm256_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: __m256) {
+        // SAFETY: the token proves the instruction, the caller the pointer.
+        unsafe { _mm256_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> __m256 {
+        // SAFETY: the token proves the instructions, the caller the pointer.
+        unsafe {
+            let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u16) -> __m256 {
+        // SAFETY: the token proves the instructions, the caller the pointer.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_part(self, p: *const f32, n: usize) -> __m256 {
+        // SAFETY: masked lanes are not read; the rest is the caller's promise.
+        unsafe { _mm256_maskload_ps(p, first(self, n)) }
+    }
+    #[inline(always)]
+    unsafe fn store_part(self, p: *mut f32, v: __m256, n: usize) {
+        // SAFETY: masked lanes are not written; the rest is the caller's promise.
+        unsafe { _mm256_maskstore_ps(p, first(self, n), v) }
+    }
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        pure!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+    }
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        pure!(_mm256_set1_ps(x))
+    }
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        pure!(_mm256_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        pure!(_mm256_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        pure!(_mm256_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: __m256, b: __m256) -> __m256 {
+        pure!(_mm256_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        pure!(_mm256_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn dot2(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        pure!({
+            let (a, b) = (_mm256_castps_si256(a), _mm256_castps_si256(b));
+            let mask = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            let low_a = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(a));
+            let low_b = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b));
+            let high_a = _mm256_castsi256_ps(_mm256_and_si256(a, mask));
+            let high_b = _mm256_castsi256_ps(_mm256_and_si256(b, mask));
+            _mm256_fmadd_ps(high_a, high_b, _mm256_fmadd_ps(low_a, low_b, c))
+        })
+    }
+    #[inline(always)]
+    fn max(self, a: __m256, b: __m256) -> __m256 {
+        pure!(_mm256_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn clamp(self, v: __m256, low: f32, high: f32) -> __m256 {
+        // The second operand is the result where either is NaN.
+        pure!(_mm256_min_ps(
+            _mm256_set1_ps(high),
+            _mm256_max_ps(_mm256_set1_ps(low), v)
+        ))
+    }
+    #[inline(always)]
+    fn round(self, v: __m256) -> __m256 {
+        pure!(_mm256_round_ps::<
+            { _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC },
+        >(v))
+    }
+    #[inline(always)]
+    fn exp2_whole(self, n: __m256) -> __m256 {
+        pure!(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(
+            _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127))
+        )))
+    }
+    #[inline(always)]
+    fn sum(self, v: __m256) -> f32 {
+        let mut lanes = [0.0; 8];
+        // SAFETY: the array has eight lanes.
+        unsafe { self.store(lanes.as_mut_ptr(), v) };
+        Portable.sum(lanes)
+    }
+    #[inline(always)]
+    fn maximum(self, v: __m256) -> f32 {
+        pure!({
+            let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_max_ss(v, _mm_shuffle_ps::<1>(v, v)))
+        })
+    }
+}

@@ -1,0 +1,96 @@
+//! Attention and its gradients against f64, on every instruction set.
+
+use super::{assert_close, noise};
+use crate::fast::{
+    attention::{self, AttentionShape, Saved},
+    isa::Isa,
+};
+
+#[test]
+fn attention_and_its_gradients_match_f64() {
+    let shapes = [
+        (2, 64, 64, 32, false),
+        (3, 130, 77, 40, false),
+        (1, 300, 300, 64, false),
+        (2, 77, 77, 64, true),
+        (1, 49, 65, 80, false),
+        (1, 60, 64, 512, false),
+        (1, 1, 1, 1, false),
+        (2, 5, 9, 3, false),
+        (1, 150, 150, 32, true),
+    ];
+    for (heads, n, m, d, causal) in shapes {
+        let scale = 1.7 / (d as f32).sqrt();
+        let shape = AttentionShape {
+            heads,
+            n,
+            m,
+            d,
+            scale,
+            causal,
+        };
+        // Logits of a few units, so that the softmax is neither flat nor a single key.
+        let loud = |seed| {
+            noise(heads * n.max(m) * d, seed)
+                .into_iter()
+                .map(|x| 3.0 * x)
+        };
+        let q: Vec<f32> = loud(1).take(heads * n * d).collect();
+        let k: Vec<f32> = loud(2).take(heads * m * d).collect();
+        let (v, dy) = (noise(heads * m * d, 3), noise(heads * n * d, 4));
+        let mut o = vec![0.0f64; q.len()];
+        let mut wanted = [
+            vec![0.0f64; q.len()],
+            vec![0.0; k.len()],
+            vec![0.0; v.len()],
+        ];
+        for h in 0..heads {
+            for i in 0..n {
+                let at = |x: &[f32], row: usize, c: usize, rows: usize| {
+                    f64::from(x[(h * rows + row) * d + c])
+                };
+                let seen = if causal { m.min(i + 1) } else { m };
+                let logits: Vec<f64> = (0..seen)
+                    .map(|j| {
+                        (0..d)
+                            .map(|c| at(&q, i, c, n) * at(&k, j, c, m))
+                            .sum::<f64>()
+                            * f64::from(scale)
+                    })
+                    .collect();
+                let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let sum: f64 = logits.iter().map(|l| (l - most).exp()).sum();
+                let p: Vec<f64> = logits.iter().map(|l| (l - most).exp() / sum).collect();
+                let dp: Vec<f64> = (0..seen)
+                    .map(|j| (0..d).map(|c| at(&dy, i, c, n) * at(&v, j, c, m)).sum())
+                    .collect();
+                let delta: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
+                for j in 0..seen {
+                    let ds = p[j] * (dp[j] - delta) * f64::from(scale);
+                    for c in 0..d {
+                        o[(h * n + i) * d + c] += p[j] * at(&v, j, c, m);
+                        wanted[0][(h * n + i) * d + c] += ds * at(&k, j, c, m);
+                        wanted[1][(h * m + j) * d + c] += ds * at(&q, i, c, n);
+                        wanted[2][(h * m + j) * d + c] += p[j] * at(&dy, i, c, n);
+                    }
+                }
+            }
+        }
+        for isa in Isa::available() {
+            let what = |which: &str| format!("{which} of {shape:?} on {isa:?}");
+            let (got, lse) = attention::forward(isa, &shape, &q, &k, &v);
+            assert_close(&what("output"), &got, &o, 2e-6);
+            let saved = Saved {
+                q: &q,
+                k: &k,
+                v: &v,
+                o: &got,
+                lse: &lse,
+            };
+            let got = attention::backward(isa, &shape, &saved, &dy);
+            for (which, (got, wanted)) in ["q", "k", "v"].iter().zip(got.iter().zip(&wanted)) {
+                assert_close(&what(&format!("gradient of {which}")), got, wanted, 4e-6);
+            }
+        }
+    }
+}

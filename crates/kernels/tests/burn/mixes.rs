@@ -1,0 +1,222 @@
+//! Operations beside burn's own, for every mix of plain, constant and tracked operands.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use kernels::{
+    Mask, attention, geglu, gelu, gelu_tanh, layer_norm, layer_norm_adaptive, linear, quick_gelu,
+    rms_norm, silu,
+};
+
+use super::{assert_close, random, values};
+
+/// Runs `f` on tracked copies of `inputs` (those in `frozen` untracked): its output and the gradients of
+/// the sum of its cubes.
+fn trace(
+    inputs: &[Tensor<4>],
+    kinds: &[Kind],
+    f: &dyn Fn(&[Tensor<4>]) -> Tensor<4>,
+) -> (Tensor<4>, Vec<Option<Tensor<4>>>) {
+    let lifted: Vec<_> = inputs
+        .iter()
+        .zip(kinds)
+        .map(|(x, kind)| match kind {
+            Kind::Plain => x.clone(),
+            Kind::Constant => x.clone().autodiff(),
+            Kind::Tracked => x.clone().autodiff().require_grad(),
+        })
+        .collect();
+    let y = f(&lifted);
+    if kinds.iter().all(|kind| *kind == Kind::Plain) {
+        return (y, vec![None; inputs.len()]);
+    }
+    let plain = y.clone().without_autodiff();
+    if !kinds.contains(&Kind::Tracked) {
+        return (plain, vec![None; inputs.len()]);
+    }
+    let grads = y.powi_scalar(3).sum().backward();
+    let grads = lifted
+        .iter()
+        .zip(kinds)
+        .map(|(x, kind)| match kind {
+            Kind::Plain => None,
+            _ => x.grad(&grads),
+        })
+        .collect();
+    (plain, grads)
+}
+
+/// How a tensor enters an operation.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    /// Without autodiff.
+    Plain,
+    /// On the autodiff device, without a gradient.
+    Constant,
+    /// With a gradient.
+    Tracked,
+}
+
+/// `fast` and `plain` agree in output and gradients, and `fast` gives the same with every mix of kinds.
+fn same_operation(
+    what: &str,
+    inputs: &[Tensor<4>],
+    fast: &dyn Fn(&[Tensor<4>]) -> Tensor<4>,
+    plain: &dyn Fn(&[Tensor<4>]) -> Tensor<4>,
+) {
+    let tracked = vec![Kind::Tracked; inputs.len()];
+    let (got, got_grads) = trace(inputs, &tracked, fast);
+    let (want, want_grads) = trace(inputs, &tracked, plain);
+    assert_close(what, got.clone(), want, 2e-6);
+    let pairs = got_grads.iter().zip(want_grads).enumerate();
+    for (i, (got, want)) in pairs {
+        let got = got.clone().expect("a gradient");
+        assert_close(
+            &format!("{what}, gradient {i}"),
+            got,
+            want.expect("a gradient"),
+            1e-5,
+        );
+    }
+    let kinds = [Kind::Plain, Kind::Constant, Kind::Tracked];
+    for mix in 0..3usize.pow(inputs.len() as u32) {
+        let mixed: Vec<_> = (0..inputs.len() as u32)
+            .map(|i| kinds[mix / 3usize.pow(i) % 3])
+            .collect();
+        let (y, grads) = trace(inputs, &mixed, fast);
+        assert_eq!(values(y), values(got.clone()), "{what}, mix {mix}");
+        for (i, (grad, kind)) in grads.into_iter().zip(&mixed).enumerate() {
+            let want = (*kind == Kind::Tracked).then(|| got_grads[i].clone().expect("a gradient"));
+            assert_eq!(
+                grad.map(values),
+                want.map(values),
+                "{what}, mix {mix}, gradient {i}"
+            );
+        }
+    }
+}
+
+#[test]
+fn linear_matches_burns_own() {
+    for (n, d_in, d_out) in [(37, 48, 40), (1, 7, 5), (130, 33, 96)] {
+        let inputs = [
+            random([1, 1, n, d_in]),
+            random([1, 1, d_out, d_in]),
+            random([1, 1, 1, d_out]),
+        ];
+        same_operation(
+            &format!("linear {n} {d_in} {d_out}"),
+            &inputs,
+            &|t| {
+                let weight = t[1].clone().reshape([d_out, d_in]);
+                linear(t[0].clone(), weight, Some(t[2].clone().reshape([d_out])))
+            },
+            &|t| t[0].clone().matmul(t[1].clone().swap_dims(2, 3)) + t[2].clone(),
+        );
+    }
+}
+
+#[test]
+fn attention_matches_burns_own() {
+    for (n, m, d, mask) in [
+        (70, 70, 16, Mask::None),
+        (5, 90, 40, Mask::None),
+        (77, 77, 8, Mask::Causal),
+    ] {
+        let inputs = [
+            random([2, 3, n, d]),
+            random([2, 3, m, d]),
+            random([2, 3, m, d]),
+        ];
+        same_operation(
+            &format!("attention {n} {m} {d}"),
+            &inputs,
+            &|t| attention(t[0].clone(), t[1].clone(), t[2].clone(), 0.7, mask),
+            &|t| {
+                let mut logits = (t[0].clone() * 0.7).matmul(t[1].clone().swap_dims(2, 3));
+                if mask == Mask::Causal {
+                    let hide = |at: usize| if at % m > at / m { -1e9 } else { 0.0 };
+                    let bias: Vec<f32> = (0..n * m).map(hide).collect();
+                    let bias = TensorData::new(bias, [1, 1, n, m]);
+                    logits = logits + Tensor::from_data(bias, &Device::flex());
+                }
+                burn::tensor::activation::softmax(logits, 3).matmul(t[2].clone())
+            },
+        );
+    }
+}
+
+/// Rows of the last axis, centred or not, over their root mean square.
+fn normal_rows(x: Tensor<4>, centre: bool) -> Tensor<4> {
+    let x = if centre { x.clone() - x.mean_dim(3) } else { x };
+    x.clone() / (x.square().mean_dim(3) + 1e-5).sqrt()
+}
+
+#[test]
+fn row_norms_match_burns_own() {
+    let (b, n, d) = (3, 5, 37);
+    let last = |x: &Tensor<4>| x.clone().reshape([d]);
+    let inputs = [
+        random([1, b, n, d]),
+        random([1, 1, 1, d]),
+        random([1, 1, 1, d]),
+    ];
+    same_operation(
+        "layer norm",
+        &inputs,
+        &|t| layer_norm(t[0].clone(), Some(last(&t[1])), Some(last(&t[2])), 1e-5),
+        &|t| normal_rows(t[0].clone(), true) * t[1].clone() + t[2].clone(),
+    );
+    same_operation(
+        "layer norm without weights",
+        &inputs[..1],
+        &|t| layer_norm(t[0].clone(), None, None, 1e-5),
+        &|t| normal_rows(t[0].clone(), true),
+    );
+    same_operation(
+        "rms norm",
+        &inputs[..2],
+        &|t| rms_norm(t[0].clone(), Some(last(&t[1])), 1e-5),
+        &|t| normal_rows(t[0].clone(), false) * t[1].clone(),
+    );
+    let inputs = [
+        random([1, b, n, d]),
+        random([1, b, 1, d]),
+        random([1, b, 1, d]),
+    ];
+    let each = |x: &Tensor<4>| x.clone().reshape([b, d]);
+    same_operation(
+        "adaptive layer norm",
+        &inputs,
+        &|t| {
+            let x = t[0].clone().reshape([b, n, d]);
+            layer_norm_adaptive(x, each(&t[1]), each(&t[2]), 1e-5).reshape([1, b, n, d])
+        },
+        &|t| normal_rows(t[0].clone(), true) * (t[1].clone() + 1.0) + t[2].clone(),
+    );
+}
+
+#[test]
+fn activations_match_burns_own() {
+    use burn::tensor::activation;
+    let inputs = [random([2, 3, 5, 26]) * 3.0];
+    same_operation("silu", &inputs, &|t| silu(t[0].clone()), &|t| {
+        t[0].clone() * activation::sigmoid(t[0].clone())
+    });
+    same_operation("gelu", &inputs, &|t| gelu(t[0].clone()), &|t| {
+        t[0].clone() * ((t[0].clone() * 0.5f64.sqrt()).erf() + 1.0) * 0.5
+    });
+    same_operation("gelu_tanh", &inputs, &|t| gelu_tanh(t[0].clone()), &|t| {
+        let x = t[0].clone();
+        let cubic = x.clone() + x.clone() * x.clone() * x.clone() * 0.044_715;
+        x * ((cubic * (2.0 / std::f64::consts::PI).sqrt()).tanh() + 1.0) * 0.5
+    });
+    same_operation("quick_gelu", &inputs, &|t| quick_gelu(t[0].clone()), &|t| {
+        t[0].clone() * activation::sigmoid(t[0].clone() * 1.702)
+    });
+    same_operation("geglu", &inputs, &|t| geglu(t[0].clone()), &|t| {
+        let (h, gate) = (
+            t[0].clone().narrow(3, 0, 13),
+            t[0].clone().narrow(3, 13, 13),
+        );
+        h * gate.clone() * ((gate * 0.5f64.sqrt()).erf() + 1.0) * 0.5
+    });
+}
