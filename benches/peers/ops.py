@@ -32,38 +32,40 @@ def best(f):
 
 
 def torch_op(name):
-    """The function that does what the row's name says, or None."""
+    """What the row's name says, done by PyTorch (or None), and its operations, or bytes of a norm."""
     dtype = torch.bfloat16 if name.endswith("bf16") else torch.float32
-    if name.endswith(" f16"):
-        return None
-    numbers = [int(n) for n in re.findall(r"\d+", name.rsplit(" ", 1)[0])]
+    numbers = [int(n) for n in re.findall(r"\d+", re.sub(r" (f32|bf16|f16)$", "", name))]
     make = lambda *dims: torch.rand(*dims, dtype=dtype)
+    if name.endswith(" f16"):
+        return None, 0
     if name.startswith("matmul"):
-        a, b = make(2048, 2048), make(2048, 2048)
-        return lambda: a @ b
+        n = numbers[0]
+        a, b = make(n, n), make(n, n)
+        return lambda: a @ b, 2 * n**3
     if name.startswith("linear"):
         n, i, o = numbers
         x, w, b = make(n, i), make(o, i), make(o)
-        return lambda: F.linear(x, w, b)
+        return lambda: F.linear(x, w, b), 2 * n * i * o
     if name.startswith("conv training"):
         x, w = make(8, 64, 64, 64).requires_grad_(), make(64, 64, 3, 3).requires_grad_()
-        return lambda: torch.enable_grad()(lambda: F.conv2d(x, w, padding=1).sum().backward())()
+        step = torch.enable_grad()(lambda: F.conv2d(x, w, padding=1).sum().backward())
+        return step, 3 * 2 * 9 * 8 * 64**4
     if name.startswith("conv"):
         k, _, i, o, size, stride = numbers
         x, w, b = make(1, i, size, size), make(o, i, k, k), make(o)
-        return lambda: F.conv2d(x, w, b, stride=stride, padding=k // 2)
+        run = lambda: F.conv2d(x, w, b, stride=stride, padding=k // 2)
+        return run, 2 * k * k * i * o * (-(-size // stride)) ** 2
     if name.startswith("attention"):
         h, n, m, d = numbers
         q, k, v = make(1, h, n, d), make(1, h, m, d), make(1, h, m, d)
-        return lambda: F.scaled_dot_product_attention(q, k, v)
+        return lambda: F.scaled_dot_product_attention(q, k, v), 4 * h * n * m * d
     if name.startswith("group norm"):
-        _, c, size, _ = [int(n) for n in re.findall(r"\d+", name)]
-        x, w = torch.rand(1, c, size, size), torch.rand(c)
-        return lambda: F.silu(F.group_norm(x, 32, w, w))
-    if name.startswith("layer norm"):
-        x, w = torch.rand(1024, 1280), torch.rand(1280)
-        return lambda: F.layer_norm(x, (1280,), w, w)
-    return None
+        _, c, size, _ = numbers
+        x, w = make(1, c, size, size), make(c)
+        return lambda: F.silu(F.group_norm(x, 32, w, w)), 8 * c * size**2
+    n, d = numbers
+    x, w = make(n, d), make(d)
+    return lambda: F.layer_norm(x, (d,), w, w), 8 * n * d
 
 
 def ours(command):
@@ -86,45 +88,25 @@ def main():
     torch.set_num_threads(os.cpu_count())
     mine, peers, peaks = {}, {}, []
     for _ in range(3):
-        rows, peak = ours([program, "--bench", PART] if not PART else [program, PART])
+        rows, peak = ours([program, PART] if PART else [program])
         peaks.append(peak)
         for name, (rate, unit) in rows.items():
             if name not in mine or rate > mine[name][0]:
                 mine[name] = (rate, unit)
         with torch.no_grad():
             for name in rows:
-                if op := torch_op(name):
-                    peers[name] = min(peers.get(name, 1e9), best(op))
+                op, amount = torch_op(name)
+                if op:
+                    peers[name] = max(peers.get(name, 0.0), amount / best(op) / 1e9)
     print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads; FMA peak {max(peaks):.0f} GFLOP/s\n")
     print("| operation | reclair | of the peak | PyTorch | ratio |\n|---|---|---|---|---|")
     for name, (rate, unit) in mine.items():
         share = f"{rate / max(peaks):.2f}" if unit == "GFLOP/s" else ""
         if name in peers:
-            theirs = amount(name) / peers[name] / 1e9
+            theirs = peers[name]
             print(f"| {name} | {rate:.0f} {unit} | {share} | {theirs:.0f} | {rate / theirs:.2f} |")
         else:
             print(f"| {name} | {rate:.0f} {unit} | {share} | | |")
-
-
-def amount(name):
-    """Operations, or bytes of a norm, of a row."""
-    numbers = [int(n) for n in re.findall(r"\d+", re.sub(r" (f32|bf16|f16)$", "", name))]
-    if name.startswith("matmul"):
-        return 2 * 2048**3
-    if name.startswith("linear"):
-        n, i, o = numbers
-        return 2 * n * i * o
-    if name.startswith("conv training"):
-        return 3 * 2 * 9 * 8 * 64 * 64 * 64 * 64
-    if name.startswith("conv"):
-        k, _, i, o, size, stride = numbers
-        return 2 * k * k * i * o * (-(-size // stride)) ** 2
-    if name.startswith("attention"):
-        h, n, m, d = numbers
-        return 4 * h * n * m * d
-    if name.startswith("group norm"):
-        return 8 * numbers[1] * numbers[2] * numbers[3]
-    return 8 * numbers[0] * numbers[1]
 
 
 if __name__ == "__main__":

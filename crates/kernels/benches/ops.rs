@@ -57,6 +57,11 @@ impl Table {
         (self.only.as_ref()).is_none_or(|only| name.contains(only.as_str()))
     }
 
+    /// Whether a row of this name, in any precision, is wanted.
+    fn wants_any(&self, name: &str) -> bool {
+        (["f32", "bf16", "f16"].iter()).any(|kind| self.wants(&format!("{name} {kind}")))
+    }
+
     fn products(&self, name: &str, flops: f64, f: impl FnMut()) {
         if self.wants(name) {
             let rate = flops / best(f).as_secs_f64() / 1e9;
@@ -84,10 +89,7 @@ fn main() {
     let random4 = |dims: [usize; 4]| Tensor::<4>::random(dims, Distribution::Default, &device);
     let random1 = |n: usize| Tensor::<1>::random([n], Distribution::Default, &device);
     for (name, n, d_in, d_out) in LINEAR {
-        if !["f32", "bf16", "f16"]
-            .iter()
-            .any(|kind| table.wants(&format!("{name} {kind}")))
-        {
+        if !table.wants_any(name) {
             continue;
         }
         let x = Tensor::<2>::random([n, d_in], Distribution::Default, &device);
@@ -107,10 +109,7 @@ fn main() {
     }
     for [c_in, c_out, size, k, stride] in CONVOLUTIONS {
         let name = format!("conv{k}x{k} {c_in}->{c_out} @{size} /{stride}");
-        if !["f32", "bf16"]
-            .iter()
-            .any(|kind| table.wants(&format!("{name} {kind}")))
-        {
+        if !table.wants_any(&name) {
             continue;
         }
         let x = random4([1, c_in, size, size]);
