@@ -22,7 +22,7 @@ use super::{
     simd::dispatch,
     stored::Stored,
     tile::{self, Start, Strip},
-    weight_grad, weight_grad_pairs,
+    weight_grad, weight_grad_pairs, winograd,
 };
 
 /// A convolution's shape.
@@ -180,7 +180,23 @@ pub(crate) fn forward(
         strides: [c_in * taps, taps],
         taps: (0..taps).collect(),
     };
-    let packed = Packed::new(isa, shape.products, [c_out, c_in], &order, weight);
+    weighted(isa, shape, x, weight, &order, bias)
+}
+
+/// The convolution with a weight that lies in `order`.
+fn weighted(
+    isa: Isa,
+    shape: &ConvShape,
+    x: &[f32],
+    weight: Stored<'_>,
+    order: &WeightOrder,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    if winograd::pays(shape) {
+        return winograd::run(isa, shape, x, weight, order, bias);
+    }
+    let (c_in, c_out) = (shape.input[0], shape.output[0]);
+    let packed = Packed::new(isa, shape.products, [c_out, c_in], order, weight);
     correlate(isa, shape, x, &packed, bias)
 }
 
@@ -235,8 +251,7 @@ pub(crate) fn input_grad(isa: Isa, shape: &ConvShape, dy: &[f32], weight: Stored
                     })
                     .collect(),
             };
-            let packed = Packed::new(isa, shape.products, [c_in, c_out], &order, weight);
-            let part = correlate(isa, &sub, dy, &packed, None);
+            let part = weighted(isa, &sub, dy, weight, &order, None);
             if s == 1 {
                 return part;
             }

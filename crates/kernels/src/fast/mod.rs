@@ -13,6 +13,7 @@ pub(crate) mod enlarge;
 mod expand;
 mod gemm;
 pub(crate) mod isa;
+mod kept;
 pub(crate) mod linear;
 mod loops;
 pub(crate) mod norm;
@@ -26,6 +27,7 @@ pub(crate) mod stored;
 mod tile;
 mod weight_grad;
 mod weight_grad_pairs;
+mod winograd;
 
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 
 /// What a block of the result starts from.
 #[derive(Clone, Copy)]
-pub(super) enum Start<'a> {
+pub(in super::super) enum Start<'a> {
     /// Zero.
     Zero,
     /// A value for each row.
@@ -23,44 +23,44 @@ pub(super) enum Start<'a> {
 }
 
 /// Rows of `a` and where their products go.
-pub(super) struct Block<'a> {
+pub(in super::super) struct Block<'a> {
     /// `[depth, rows]`; for tiles all chunks of it, `[rows / 16, padded / 16, 16, 16]`.
-    pub(super) a: &'a [f32],
+    pub(in super::super) a: &'a [f32],
     /// Rows.
-    pub(super) rows: usize,
+    pub(in super::super) rows: usize,
     /// The first row's first column.
-    pub(super) c: *mut f32,
+    pub(in super::super) c: *mut f32,
     /// What it starts from.
-    pub(super) start: Start<'a>,
+    pub(in super::super) start: Start<'a>,
 }
 
 /// Blocks times a panel.
-pub(super) struct Micro<'a> {
+pub(in super::super) struct Micro<'a> {
     /// Blocks of rows.
-    pub(super) blocks: &'a [Block<'a>],
+    pub(in super::super) blocks: &'a [Block<'a>],
     /// `[depth, width]`.
-    pub(super) b: &'a [f32],
+    pub(in super::super) b: &'a [f32],
     /// Two vectors.
-    pub(super) width: usize,
+    pub(in super::super) width: usize,
     /// Columns of the result, up to `width`.
-    pub(super) columns: usize,
+    pub(in super::super) columns: usize,
     /// Floats between rows of the result.
-    pub(super) c_stride: usize,
+    pub(in super::super) c_stride: usize,
     /// The chunk's first element.
-    pub(super) k0: usize,
+    pub(in super::super) k0: usize,
     /// Elements of the chunk.
-    pub(super) depth: usize,
+    pub(in super::super) depth: usize,
     /// Elements of a packed row, all chunks.
-    pub(super) padded: usize,
+    pub(in super::super) padded: usize,
     /// The panel that comes next, of the same size: it is fetched while this one is used.
-    pub(super) next: *const f32,
+    pub(in super::super) next: *const f32,
 }
 
 /// Multiplies.
 ///
 /// # Safety
 /// `columns` values from `c` on in each of a block's rows are valid, and no one else uses them.
-pub(super) unsafe fn run(isa: Isa, kernel: Kernel, micro: &Micro<'_>) {
+pub(in super::super) unsafe fn run(isa: Isa, kernel: Kernel, micro: &Micro<'_>) {
     match kernel {
         Kernel::Single => dispatch(isa, Vectors::<Single>(micro, PhantomData)),
         Kernel::Pair => dispatch_pairs(isa, Vectors::<Pair>(micro, PhantomData)),

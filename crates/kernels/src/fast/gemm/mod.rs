@@ -9,10 +9,10 @@
 
 #![expect(unsafe_code, reason = "hands addresses to the kernels")]
 
-mod micro;
+pub(super) mod micro;
 mod pack;
 
-use std::{cell::RefCell, ops::Range};
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -23,9 +23,10 @@ use self::{
 use super::{
     amx::SIDE,
     isa::Isa,
+    kept::Kept,
     packed::{Lanes, Rows, even_parts},
     pairs::{Kernel, Products},
-    shared::{Shared, unwritten},
+    shared::Shared,
     simd::dispatch,
     stored::Stored,
 };
@@ -178,56 +179,6 @@ struct Plan<'a> {
     blocks: Blocks,
 }
 
-/// A packed part of an operand: for every chunk of `k` its blocks or panels.
-struct PackedPart {
-    /// Starts on a cache line.
-    values: Vec<f32>,
-    /// Values before it.
-    skip: usize,
-}
-
-thread_local! {
-    /// Memory of earlier products: fresh pages cost more than packing them.
-    static KEPT: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Packed parts that a thread keeps.
-const MOST_KEPT: usize = 2;
-
-impl PackedPart {
-    fn new(len: usize) -> Self {
-        let kept = KEPT.with_borrow_mut(|kept| {
-            let fits = kept.iter().position(|values| values.len() >= len + 32);
-            fits.map(|i| kept.swap_remove(i))
-        });
-        // SAFETY: packing writes what is read.
-        let values = kept.unwrap_or_else(|| unsafe { unwritten::<f32>(len + 32) });
-        let skip = values.as_ptr().align_offset(64).min(16);
-        Self { values, skip }
-    }
-
-    fn get(&self) -> &[f32] {
-        &self.values[self.skip..]
-    }
-
-    fn get_mut(&mut self) -> &mut [f32] {
-        &mut self.values[self.skip..]
-    }
-}
-
-impl Drop for PackedPart {
-    fn drop(&mut self) {
-        let values = std::mem::take(&mut self.values);
-        // At the end of a thread there is nothing to keep it in.
-        let _ = KEPT.try_with(|kept| {
-            let mut kept = kept.borrow_mut();
-            kept.push(values);
-            kept.sort_by_key(|values| std::cmp::Reverse(values.len()));
-            kept.truncate(MOST_KEPT);
-        });
-    }
-}
-
 impl Plan<'_> {
     fn run(&self, out: &mut [f32]) {
         let Gemm { batch, n, .. } = *self.gemm;
@@ -236,13 +187,16 @@ impl Plan<'_> {
         let most_panels = (PACKED / (self.padded * self.width)).clamp(1, panels);
         let blocks = self.blocks.sizes.len();
         let most_blocks = (PACKED / (self.padded * self.blocks.sizes[0])).clamp(1, blocks);
-        let mut a = PackedPart::new(
-            self.padded
-                * (0..most_blocks)
-                    .map(|i| self.blocks.room(self.kernel, i))
-                    .sum::<usize>(),
-        );
-        let mut b = PackedPart::new(self.padded * most_panels * self.width);
+        let rows: usize = (0..most_blocks)
+            .map(|i| self.blocks.room(self.kernel, i))
+            .sum();
+        // SAFETY: packing writes what is read.
+        let (mut a, mut b) = unsafe {
+            (
+                Kept::new(self.padded * rows),
+                Kept::new(self.padded * most_panels * self.width),
+            )
+        };
         let out = Shared::new(out);
         let mut a_holds = 0..0;
         for p0 in (0..panels).step_by(most_panels) {

@@ -4,6 +4,7 @@ mod attention;
 mod convolutions;
 mod matrices;
 mod norms;
+mod winograd;
 
 use self::convolutions::{CASES, shape};
 use super::{
