@@ -173,6 +173,7 @@ pub(crate) fn forward(
     if shape.batch * oh * ow <= FEW * c_out
         && c_in * taps >= DEEP
         && shape.products == Products::F32
+        && !winograd::pays(shape)
     {
         return gathered(isa, shape, x, weight, bias);
     }

@@ -35,6 +35,8 @@ const CHUNK: usize = 256;
 pub(super) const PART: usize = 6 << 20;
 /// Values of a task's products: they stay in the second-level cache.
 const PRODUCTS: usize = 160 * 1024;
+/// Tiles up to which a task takes all of them, so that each kernel is transformed where it is used.
+const FEW: usize = 128;
 /// Input channels that a task transforms.
 const CHANNELS: usize = 32;
 
@@ -48,7 +50,7 @@ pub(super) fn pays(shape: &ConvShape) -> bool {
         && shape.stride == 1
         && shape.products == Products::F32
         && c_in.min(c_out) >= 32
-        && tiles >= 48
+        && tiles >= 16
         && !wasted
 }
 
@@ -123,20 +125,27 @@ impl Plan<'_> {
         self.shape.input[0]
     }
 
+    /// Values of a panel at a point: its tiles in all channels, and a cache line so that points fall into different sets.
+    fn tile_stride(&self) -> usize {
+        self.channels() * self.width + 16
+    }
+
     fn run(&self, x: &[f32], weight: Stored<'_>, order: &WeightOrder, y: &mut [f32]) {
-        let each = POINTS * self.channels();
         let panels = self.tiles.div_ceil(self.width);
-        let most_panels = (PART / (each * self.width)).clamp(1, panels);
+        let most_panels = (PART / (POINTS * self.tile_stride())).clamp(1, panels);
+        // SAFETY: the transform writes what is read.
+        let mut tiles = unsafe { Kept::new(POINTS * self.tile_stride() * most_panels) };
+        let y = Shared::new(y);
+        if panels <= FEW / self.width && panels == most_panels {
+            self.transform_tiles(0..panels, x, tiles.get_mut());
+            let kernels = Kernels::Raw(weight, order);
+            return self.multiply(0..self.blocks.len(), 0..panels, kernels, tiles.get(), &y);
+        }
+        let each = POINTS * self.channels();
         let most_blocks = (PART / (each * self.blocks[0])).clamp(1, self.blocks.len());
         let rows: usize = self.blocks[..most_blocks].iter().sum();
-        // SAFETY: the transforms write what is read.
-        let (mut tiles, mut kernels) = unsafe {
-            (
-                Kept::new(each * self.width * most_panels),
-                Kept::new(each * rows),
-            )
-        };
-        let y = Shared::new(y);
+        // SAFETY: as above.
+        let mut kernels = unsafe { Kept::new(each * rows) };
         let mut held = 0..0;
         for p0 in (0..panels).step_by(most_panels) {
             let part = p0..panels.min(p0 + most_panels);
@@ -147,7 +156,8 @@ impl Plan<'_> {
                     self.transform_kernels(group.clone(), weight, order, kernels.get_mut());
                     held = group.clone();
                 }
-                self.multiply(group, part.clone(), kernels.get(), tiles.get(), &y);
+                let kernels = Kernels::Transformed(kernels.get());
+                self.multiply(group, part.clone(), kernels, tiles.get(), &y);
             }
         }
     }
@@ -165,7 +175,8 @@ impl Plan<'_> {
     /// `[panel, point, channel, tile]`.
     fn transform_tiles(&self, panels: Range<usize>, x: &[f32], to: &mut [f32]) {
         let c_in = self.channels();
-        let each = POINTS * c_in * self.width;
+        let stride = self.tile_stride();
+        let each = POINTS * stride;
         let out = Shared::new(&mut to[..panels.len() * each]);
         let parts = c_in.div_ceil(CHANNELS);
         (0..panels.len() * parts).into_par_iter().for_each(|task| {
@@ -182,6 +193,7 @@ impl Plan<'_> {
                 x,
                 corners: &corners,
                 channels,
+                stride,
                 to,
             };
             dispatch(self.isa, job);
@@ -208,29 +220,40 @@ impl Plan<'_> {
             let each = POINTS * c_in * rows;
             // SAFETY: this block's values of these channels are this task's alone.
             let to = unsafe { out.at((first - before) * POINTS * c_in, each) };
-            macro_rules! transform {
-                ($weight:expr, $widen:expr) => {
-                    dispatch(
-                        self.isa,
-                        TransformKernels {
-                            weight: $weight,
-                            widen: $widen,
-                            order,
-                            first,
-                            rows,
-                            c_in,
-                            channels,
-                            to,
-                        },
-                    )
-                };
-            }
-            match weight {
-                Stored::F32(w) => transform!(w, |x: f32| x),
-                Stored::Bf16(w) => transform!(w, bf16::to_f32),
-                Stored::F16(w) => transform!(w, f16::to_f32),
-            }
+            let place = Place {
+                outputs: first..first + rows,
+                channels,
+                first_channel: 0,
+                depth: c_in,
+            };
+            // SAFETY: as above.
+            unsafe { transform_kernels(self.isa, weight, order, place, to) };
         });
+    }
+
+    /// Some channels of some blocks, `[block, point, input channel, output channel]`.
+    fn transform_chunk(
+        &self,
+        blocks: Range<usize>,
+        channels: Range<usize>,
+        weight: Stored<'_>,
+        order: &WeightOrder,
+        to: &mut [f32],
+    ) {
+        let mut rest = to;
+        for block in blocks {
+            let (first, rows) = (self.starts[block], self.blocks[block]);
+            let (part, tail) = rest.split_at_mut(POINTS * channels.len() * rows);
+            let place = Place {
+                outputs: first..first + rows,
+                channels: channels.clone(),
+                first_channel: channels.start,
+                depth: channels.len(),
+            };
+            // SAFETY: `part` is of that length.
+            unsafe { transform_kernels(self.isa, weight, order, place, part.as_mut_ptr()) };
+            rest = tail;
+        }
     }
 
     /// The transformed kernels times the transformed tiles, transformed back.
@@ -238,18 +261,26 @@ impl Plan<'_> {
         &self,
         blocks: Range<usize>,
         panels: Range<usize>,
-        kernels: &[f32],
+        kernels: Kernels<'_>,
         tiles: &[f32],
         y: &Shared,
     ) {
         let wanted = 4 * rayon::current_num_threads();
-        let mut per_n = (128 / self.width).clamp(1, panels.len());
+        let whole = matches!(kernels, Kernels::Raw(..));
+        let mut per_n = if whole {
+            panels.len()
+        } else {
+            (128 / self.width).clamp(1, panels.len())
+        };
         let most = PRODUCTS / (POINTS * self.width * self.blocks[0]);
         let mut per_m = (most / per_n).clamp(1, blocks.len());
         while per_m > 1 && blocks.len().div_ceil(per_m) * panels.len().div_ceil(per_n) < wanted {
             per_m -= 1;
         }
-        while per_n > 1 && blocks.len().div_ceil(per_m) * panels.len().div_ceil(per_n) < wanted {
+        while !whole
+            && per_n > 1
+            && blocks.len().div_ceil(per_m) * panels.len().div_ceil(per_n) < wanted
+        {
             per_n -= 1;
         }
         let (m_tasks, n_tasks) = (blocks.len().div_ceil(per_m), panels.len().div_ceil(per_n));
@@ -271,66 +302,175 @@ impl Plan<'_> {
         panels: Range<usize>,
         first_block: usize,
         first_panel: usize,
-        kernels: &[f32],
+        kernels: Kernels<'_>,
         tiles: &[f32],
         y: &Shared,
     ) {
-        let c_in = self.channels();
+        let (c_in, width) = (self.channels(), self.width);
+        let rows: usize = self.blocks[blocks.clone()].iter().sum();
+        let stride = panels.len() * width;
+        let room = match kernels {
+            Kernels::Transformed(_) => 0,
+            Kernels::Raw(..) => POINTS * rows * self.chunk,
+        };
+        with_scratch(
+            Scratch::Products,
+            POINTS * rows * stride + room,
+            |scratch| {
+                let (products, room) = scratch.split_at_mut(POINTS * rows * stride);
+                let out = Shared::new(products);
+                // Kernels that are transformed here are so a chunk at a time; else a point's products stay in the cache.
+                let pass = match kernels {
+                    Kernels::Transformed(_) => c_in,
+                    Kernels::Raw(..) => self.chunk,
+                };
+                for c0 in (0..c_in).step_by(pass) {
+                    let kept = c0..c_in.min(c0 + pass);
+                    let (kernels, first) = match kernels {
+                        Kernels::Transformed(kernels) => (kernels, self.starts[first_block]),
+                        Kernels::Raw(weight, order) => {
+                            self.transform_chunk(blocks.clone(), kept.clone(), weight, order, room);
+                            (&*room, self.starts[blocks.start])
+                        }
+                    };
+                    let from = Multiplied {
+                        kernels,
+                        first,
+                        kept,
+                        tiles,
+                        first_panel,
+                    };
+                    for point in 0..POINTS {
+                        self.multiply_point(point, &from, blocks.clone(), panels.clone(), &out);
+                    }
+                }
+                let job = TransformBack {
+                    plan: self,
+                    products: &*products,
+                    rows,
+                    stride,
+                    first_row: self.starts[blocks.start],
+                    first_tile: panels.start * width,
+                    y,
+                };
+                dispatch(self.isa, job);
+            },
+        );
+    }
+
+    /// Adds the products of a task's kernels and tiles at a point to `out` `[point, output channel, tile]`.
+    fn multiply_point(
+        &self,
+        point: usize,
+        from: &Multiplied<'_>,
+        blocks: Range<usize>,
+        panels: Range<usize>,
+        out: &Shared,
+    ) {
         let width = self.width;
         let rows: usize = self.blocks[blocks.clone()].iter().sum();
         let stride = panels.len() * width;
-        let before = self.starts[first_block];
-        with_scratch(Scratch::Products, POINTS * rows * stride, |products| {
-            let out = Shared::new(products);
-            for point in 0..POINTS {
-                for k0 in (0..c_in).step_by(self.chunk) {
-                    let depth = self.chunk.min(c_in - k0);
-                    for (i, panel) in panels.clone().enumerate() {
-                        let operands: Vec<Block<'_>> = (blocks.clone())
-                            .map(|block| {
-                                let (start, rows_here) = (self.starts[block], self.blocks[block]);
-                                let at = (start - before) * POINTS * c_in
-                                    + (point * c_in + k0) * rows_here;
-                                let row = point * rows + start - self.starts[blocks.start];
-                                let count = (rows_here - 1) * stride + width;
-                                Block {
-                                    a: &kernels[at..at + depth * rows_here],
-                                    rows: rows_here,
-                                    // SAFETY: the scratch is this task's alone.
-                                    c: unsafe { out.at(row * stride + i * width, count) },
-                                    start: if k0 == 0 { Start::Zero } else { Start::Output },
-                                }
-                            })
-                            .collect();
-                        let at = (((panel - first_panel) * POINTS + point) * c_in + k0) * width;
-                        let b = &tiles[at..at + depth * width];
-                        let micro = Micro {
-                            blocks: &operands,
-                            b,
-                            width,
-                            columns: width,
-                            c_stride: stride,
-                            k0,
-                            depth,
-                            padded: c_in,
-                            next: b.as_ptr().wrapping_add(POINTS * c_in * width),
-                        };
-                        // SAFETY: the blocks' outputs are valid, as just checked, and no one else's.
-                        unsafe { micro::run(self.isa, Kernel::Single, &micro) };
-                    }
-                }
+        let kept = &from.kept;
+        for k0 in kept.clone().step_by(self.chunk) {
+            let depth = self.chunk.min(kept.end - k0);
+            for (i, panel) in panels.clone().enumerate() {
+                let operands: Vec<Block<'_>> = (blocks.clone())
+                    .map(|block| {
+                        let (start, here) = (self.starts[block], self.blocks[block]);
+                        let at = (start - from.first) * POINTS * kept.len()
+                            + (point * kept.len() + k0 - kept.start) * here;
+                        let row = point * rows + start - self.starts[blocks.start];
+                        let count = (here - 1) * stride + width;
+                        Block {
+                            a: &from.kernels[at..at + depth * here],
+                            rows: here,
+                            // SAFETY: the products are this task's alone.
+                            c: unsafe { out.at(row * stride + i * width, count) },
+                            start: if k0 == 0 { Start::Zero } else { Start::Output },
+                        }
+                    })
+                    .collect();
+                let at = ((panel - from.first_panel) * POINTS + point) * self.tile_stride();
+                let b = &from.tiles[at + k0 * width..at + (k0 + depth) * width];
+                let micro = Micro {
+                    blocks: &operands,
+                    b,
+                    width,
+                    columns: width.min(self.tiles - panel * width),
+                    c_stride: stride,
+                    k0,
+                    depth,
+                    padded: self.channels(),
+                    next: b.as_ptr().wrapping_add(POINTS * self.tile_stride()),
+                };
+                // SAFETY: the blocks' outputs are valid, as just checked, and no one else's.
+                unsafe { micro::run(self.isa, Kernel::Single, &micro) };
             }
-            let job = TransformBack {
-                plan: self,
-                products: &*products,
-                rows,
-                stride,
-                first_row: self.starts[blocks.start],
-                first_tile: panels.start * width,
-                y,
-            };
-            dispatch(self.isa, job);
-        });
+        }
+    }
+}
+
+/// What a task multiplies.
+struct Multiplied<'a> {
+    /// `[block, point, kept channel, output channel]`.
+    kernels: &'a [f32],
+    /// Their first output channel.
+    first: usize,
+    /// The input channels they have.
+    kept: Range<usize>,
+    /// `[panel, point, channel, tile]`.
+    tiles: &'a [f32],
+    first_panel: usize,
+}
+
+/// The weight, as it is or transformed.
+#[derive(Clone, Copy)]
+enum Kernels<'a> {
+    /// Of some blocks, `[block, point, input channel, output channel]`.
+    Transformed(&'a [f32]),
+    /// Tasks transform what they need, where each kernel is needed by one task alone.
+    Raw(Stored<'a>, &'a WeightOrder),
+}
+
+/// Which kernels are transformed, and where they go.
+struct Place {
+    outputs: Range<usize>,
+    channels: Range<usize>,
+    /// The input channel at the start of a point, and channels of a point.
+    first_channel: usize,
+    depth: usize,
+}
+
+/// Transforms kernels to `[point, input channel, output channel]`.
+///
+/// # Safety
+/// `POINTS * depth * outputs` values from `to` on are valid, and those of these channels no one else's.
+unsafe fn transform_kernels(
+    isa: Isa,
+    weight: Stored<'_>,
+    order: &WeightOrder,
+    place: Place,
+    to: *mut f32,
+) {
+    macro_rules! transform {
+        ($weight:expr, $widen:expr) => {{
+            let (weight, widen) = ($weight, $widen);
+            dispatch(
+                isa,
+                TransformKernels {
+                    weight,
+                    widen,
+                    order,
+                    place,
+                    to,
+                },
+            )
+        }};
+    }
+    match weight {
+        Stored::F32(w) => transform!(w, |x: f32| x),
+        Stored::Bf16(w) => transform!(w, bf16::to_f32),
+        Stored::F16(w) => transform!(w, f16::to_f32),
     }
 }
 
@@ -343,6 +483,8 @@ struct TransformTiles<'a> {
     x: &'a [f32],
     corners: &'a [Corner],
     channels: Range<usize>,
+    /// Values between points.
+    stride: usize,
     /// The panel, `[point, channel, tile]`.
     to: *mut f32,
 }
@@ -397,8 +539,8 @@ impl Job for TransformTiles<'_> {
                 let tile = transform::input(s, tile);
                 for (r, row) in tile.iter().enumerate() {
                     for (c, v) in row.iter().enumerate() {
-                        let at = ((r * SIDE + c) * c_in + channel) * width + first;
-                        // SAFETY: the panel has `POINTS * c_in * width` values.
+                        let at = (r * SIDE + c) * self.stride + channel * width + first;
+                        // SAFETY: the panel has `POINTS * stride` values.
                         unsafe { s.store(self.to.add(at), *v) };
                     }
                 }
@@ -412,12 +554,7 @@ struct TransformKernels<'a, T, F> {
     weight: &'a [T],
     widen: F,
     order: &'a WeightOrder,
-    /// The block's first output channel, and how many it has.
-    first: usize,
-    rows: usize,
-    c_in: usize,
-    channels: Range<usize>,
-    /// The block, `[point, input channel, output channel]`.
+    place: Place,
     to: *mut f32,
 }
 
@@ -426,11 +563,19 @@ impl<T: Copy, F: Fn(T) -> f32> Job for TransformKernels<'_, T, F> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let [co_stride, ci_stride] = self.order.strides;
-        assert!(self.rows <= S::LANES && S::LANES <= MOST);
+        let Place {
+            outputs,
+            channels,
+            first_channel,
+            depth,
+        } = self.place;
+        let rows = outputs.len();
+        assert!(rows <= S::LANES && S::LANES <= MOST);
+        assert!(channels.start >= first_channel && channels.end - first_channel <= depth);
         let mut g = [[0.0f32; MOST]; 9];
-        for channel in self.channels {
-            for lane in 0..self.rows {
-                let from = &self.weight[(self.first + lane) * co_stride + channel * ci_stride..];
+        for channel in channels {
+            for (lane, output) in outputs.clone().enumerate() {
+                let from = &self.weight[output * co_stride + channel * ci_stride..];
                 for (to, &tap) in g.iter_mut().zip(&self.order.taps) {
                     to[lane] = (self.widen)(from[tap]);
                 }
@@ -445,9 +590,9 @@ impl<T: Copy, F: Fn(T) -> f32> Job for TransformKernels<'_, T, F> {
             let kernel = transform::kernel(s, kernel);
             for (r, row) in kernel.iter().enumerate() {
                 for (c, v) in row.iter().enumerate() {
-                    let at = ((r * SIDE + c) * self.c_in + channel) * self.rows;
-                    // SAFETY: the block has `POINTS * c_in * rows` values.
-                    unsafe { s.store_part(self.to.add(at), *v, self.rows) };
+                    let at = ((r * SIDE + c) * depth + channel - first_channel) * rows;
+                    // SAFETY: `transform_kernels`' caller promised the values.
+                    unsafe { s.store_part(self.to.add(at), *v, rows) };
                 }
             }
         }
