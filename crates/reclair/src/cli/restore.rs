@@ -7,7 +7,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use priors::{folder::Folder, weights::Precision};
 use reclair::embedded;
 use restore::{
-    restorer::{ColourFix, Event, RestoreOptions, Restorer, Start},
+    options::{ColourFix, RestoreOptions, Start},
+    restorer::{Event, Restorer},
     rss::{Rss, RssMode},
     sampler::SamplerKind,
 };
