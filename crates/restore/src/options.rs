@@ -1,8 +1,16 @@
-//! How a picture is restored.
+//! How a picture is restored, and the presets.
 
+use priors::{
+    folder::Folder,
+    scheduler::{Prediction, SchedulerConfig, Spacing},
+};
 use serde::Serialize;
 
-use crate::{rss::Rss, sampler::SamplerKind};
+use crate::{
+    denoiser::CfgScale,
+    rss::Rss,
+    sampler::{Churn, SamplerKind},
+};
 
 /// Where the sampler starts.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -41,9 +49,11 @@ pub struct RestoreOptions {
     /// Steps that are taken.
     pub steps: usize,
     /// Classifier-free guidance.
-    pub cfg_scale: f64,
+    pub cfg_scale: CfgScale,
     /// The sampler.
     pub sampler: SamplerKind,
+    /// Layout of the timesteps; the sampler's or the prior's own where none is given.
+    pub spacing: Option<Spacing>,
     /// Where it starts.
     pub start: Start,
     /// Restoration guidance.
@@ -59,21 +69,79 @@ pub struct RestoreOptions {
 }
 
 impl Default for RestoreOptions {
-    /// The embedded prior's defaults.
+    /// The embedded prior's: [`Preset::Mini`].
     fn default() -> Self {
         Self {
             scale: 1.0,
             prompt: String::new(),
             negative: String::new(),
             steps: 8,
-            cfg_scale: 1.0,
+            cfg_scale: CfgScale::Constant(1.0),
             sampler: SamplerKind::Euler,
+            spacing: None,
             start: Start::Lq { strength: 0.3 },
             rss: None,
             adapter_scale: 1.0,
             seed: 0,
             tile_px: 512,
             colour: ColourFix::None,
+        }
+    }
+}
+
+impl RestoreOptions {
+    /// The prior's schedule with the timesteps laid out as these options want them.
+    pub fn laid_out(&self, config: &SchedulerConfig) -> SchedulerConfig {
+        let config = config.clone();
+        match self.spacing.or(self.sampler.spacing(&config)) {
+            Some(spacing) => config.with_spacing(spacing),
+            None => config,
+        }
+    }
+}
+
+/// Options that belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Preset {
+    /// For the embedded prior: 8 steps from the noised low-quality latent.
+    Mini,
+    /// The paper's test: 100 steps from noise, guidance 7.5, RSS with w = 0.05 and a = 0.8. The sampler is EDM's
+    /// stochastic one, which its ablation names, and Euler's on flow priors.
+    Paper,
+    /// The paper's guidance in 20 steps of DPM-Solver++(2M).
+    Quick,
+}
+
+impl Preset {
+    /// The one for the prior in `folder`: two text encoders are SDXL's or SD3's.
+    pub fn of(folder: &Folder) -> Self {
+        if folder.has("text_encoder_2/config.json") {
+            Self::Paper
+        } else {
+            Self::Mini
+        }
+    }
+
+    /// What it stands for on a prior of this prediction.
+    pub fn options(self, prediction: Prediction) -> RestoreOptions {
+        let paper = |steps, sampler| RestoreOptions {
+            steps,
+            cfg_scale: CfgScale::Constant(7.5),
+            sampler,
+            start: Start::Noise,
+            rss: Some(Rss {
+                weight: 0.05,
+                threshold: 0.8,
+                mode: None,
+            }),
+            ..RestoreOptions::default()
+        };
+        match self {
+            Self::Mini => RestoreOptions::default(),
+            Self::Paper if prediction == Prediction::Flow => paper(100, SamplerKind::Euler),
+            Self::Paper => paper(100, SamplerKind::Edm(Churn::default())),
+            Self::Quick => paper(20, SamplerKind::DpmSolverPlusPlus),
         }
     }
 }

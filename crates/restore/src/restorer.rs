@@ -146,8 +146,9 @@ impl Restorer {
             text,
             null,
             cfg_scale: options.cfg_scale,
+            schedule: &schedule,
         };
-        let mut sampler = options.sampler.sampler();
+        let mut sampler = options.sampler.sampler(&self.prior.scheduler)?;
         let steps = schedule.steps() as f64;
         let z = sample(
             sampler.as_mut(),
@@ -176,7 +177,8 @@ impl Restorer {
     }
 
     fn schedule(&self, options: &RestoreOptions) -> Result<Schedule, Error> {
-        let (config, space) = (&self.prior.scheduler, options.sampler.space());
+        let config = &options.laid_out(&self.prior.scheduler);
+        let space = options.sampler.space();
         match options.start {
             Start::Noise => Schedule::new(config, space, options.steps),
             Start::Lq { strength } => {
