@@ -101,6 +101,7 @@ impl Restorer {
         options: &RestoreOptions,
         watch: &mut dyn FnMut(Event),
     ) -> Result<Restored, Error> {
+        let mut sampler = options.sampler.sampler(&self.prior.scheduler)?;
         let schedule = self.schedule(options)?;
         let rss = options.rss.filter(|rss| {
             let acts = rss.acts(schedule.steps(), schedule.full_steps);
@@ -148,7 +149,6 @@ impl Restorer {
             cfg_scale: options.cfg_scale,
             schedule: &schedule,
         };
-        let mut sampler = options.sampler.sampler(&self.prior.scheduler)?;
         let steps = schedule.steps() as f64;
         let z = sample(
             sampler.as_mut(),

@@ -109,6 +109,20 @@ impl Denoiser for Smooth {
     }
 }
 
+/// The denoiser of Gaussian data of variance 1, whose ODE keeps all that a state holds.
+struct Gaussian(Space);
+
+impl Denoiser for Gaussian {
+    fn space(&self) -> Space {
+        self.0
+    }
+
+    fn denoise(&self, z: Tensor<4>, level: Level) -> Tensor<4> {
+        let (alpha, beta) = (self.0.alpha(level.sigma), self.0.beta(level.sigma));
+        z * (alpha / (alpha * alpha + beta * beta))
+    }
+}
+
 /// A denoiser that always sees the same picture.
 struct Fixed(Space, Tensor<4>);
 
@@ -271,7 +285,7 @@ fn guidance_ends_nearer_to_the_low_quality_latent() {
     };
     each(|kind, config, sampler| {
         let schedule = schedule(kind, config, 20);
-        let denoiser = Smooth(schedule.space);
+        let denoiser = Gaussian(schedule.space);
         let (free, _) = walk(
             kind.sampler(config).expect("as before"),
             &denoiser,
@@ -282,7 +296,7 @@ fn guidance_ends_nearer_to_the_low_quality_latent() {
         let (guided, _) = walk(sampler, &denoiser, &schedule, Some((&strong, &c_lq)), 0);
         let (free, guided) = (distance(&free[19], &c_lq), distance(&guided[19], &c_lq));
         assert!(
-            guided < 0.95 * free,
+            guided < 0.7 * free,
             "{kind:?} {:?}: {guided} of {free}",
             schedule.space
         );
