@@ -145,3 +145,60 @@ impl Preset {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prior(files: &'static [(&'static str, &'static [u8])]) -> Folder {
+        Folder::Embedded(files)
+    }
+
+    #[test]
+    fn two_text_encoders_want_the_papers_options() {
+        let one = prior(&[("text_encoder/config.json", b"{}")]);
+        let two = prior(&[
+            ("text_encoder/config.json", b"{}"),
+            ("text_encoder_2/config.json", b"{}"),
+        ]);
+        assert_eq!(Preset::of(&one), Preset::Mini);
+        assert_eq!(Preset::of(&two), Preset::Paper);
+    }
+
+    #[test]
+    fn the_papers_sampler_is_at_supirs_timesteps_on_discrete_diffusion_alone() {
+        let flow = SchedulerConfig::Flow {
+            train_timesteps: 1000,
+            shift: 3.0,
+            spacing: Spacing::Linspace,
+        };
+        let diffusion = SchedulerConfig::Diffusion {
+            train_timesteps: 1000,
+            beta_start: 0.000_85,
+            beta_end: 0.012,
+            prediction: Prediction::Epsilon,
+            spacing: Spacing::Leading,
+            steps_offset: 1,
+            end: priors::scheduler::End::FirstTimestep,
+        };
+        let paper = Preset::Paper.options(Prediction::Epsilon);
+        assert_eq!(paper.sampler, SamplerKind::Edm(Churn::default()));
+        assert_eq!(
+            paper.laid_out(&diffusion),
+            diffusion.clone().with_spacing(Spacing::Legacy)
+        );
+        assert_eq!(paper.laid_out(&flow), flow);
+        assert_eq!(
+            Preset::Paper.options(Prediction::Flow).sampler,
+            SamplerKind::Euler
+        );
+        let own = RestoreOptions {
+            spacing: Some(Spacing::Trailing),
+            ..paper
+        };
+        assert_eq!(
+            own.laid_out(&diffusion),
+            diffusion.with_spacing(Spacing::Trailing)
+        );
+    }
+}
