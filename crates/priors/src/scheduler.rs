@@ -30,6 +30,9 @@ pub enum Spacing {
     Trailing,
     /// Equally spaced with both ends.
     Linspace,
+    /// `int(linspace(N - 1, 0, T, endpoint=False))`: sgm's legacy discretisation, which SUPIR uses. For
+    /// discrete diffusion only.
+    Legacy,
 }
 
 /// Where DDIM's last step ends (`set_alpha_to_one`).
@@ -118,6 +121,15 @@ impl SchedulerConfig {
                 _ => End::Clean,
             },
         })
+    }
+
+    /// The same schedule with another layout of inference timesteps.
+    #[must_use]
+    pub fn with_spacing(mut self, layout: Spacing) -> Self {
+        match &mut self {
+            Self::Diffusion { spacing, .. } | Self::Flow { spacing, .. } => *spacing = layout,
+        }
+        self
     }
 
     /// What the network's output means.

@@ -72,6 +72,81 @@ fn the_same_bytes_at_one_and_two_threads_and_with_the_same_seed() {
 }
 
 #[test]
+fn every_sampler_repeats_itself_and_is_another() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let input = save(folder.path(), "in.png", &picture(32, 32));
+    let run = |name: &str, sampler: &str| {
+        let out = folder.path().join(name);
+        let args = ["restore", text(&input), "-o", text(&out)];
+        works(&[&args[..], &["--steps", "4", "--sampler", sampler]].concat());
+        std::fs::read(&out).expect("written")
+    };
+    let mut seen = vec![];
+    for sampler in ["euler", "euler-a", "edm", "heun", "dpm", "dpm++", "unipc"] {
+        let bytes = run("1.png", sampler);
+        assert!(bytes == run("2.png", sampler), "{sampler} differs");
+        assert!(!seen.contains(&bytes), "{sampler} is one of the others");
+        seen.push(bytes);
+    }
+    assert!(
+        run("1.png", "ddim") == seen[0],
+        "on a flow prior DDIM is Euler"
+    );
+}
+
+#[test]
+fn a_preset_gives_what_is_not_given() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let input = save(folder.path(), "in.png", &picture(24, 24));
+    let out = folder.path().join("out.png");
+    let options = |more: &[&str]| {
+        let args = ["restore", text(&input), "-o", text(&out), "--json"];
+        let line = works(&[&args[..], more].concat()).stdout;
+        let line: Value = serde_json::from_slice(&line).expect("a JSON line");
+        line["options"].clone()
+    };
+    let of = |options: &Value| {
+        ["steps", "cfg_scale", "sampler", "start"].map(|key| options[key].to_string())
+    };
+    let mini = of(&options(&[]));
+    assert_eq!(
+        mini,
+        ["8", "1.0", "\"euler\"", "{\"lq\":{\"strength\":0.3}}"]
+    );
+    let paper = options(&["--preset", "paper", "--steps", "2"]);
+    assert_eq!(of(&paper), ["2", "7.5", "\"euler\"", "\"noise\""]);
+    let rss = &paper["rss"];
+    assert_eq!(
+        (&rss["weight"], &rss["threshold"]),
+        (&0.05.into(), &0.8.into())
+    );
+    let quick = options(&["--preset", "quick", "--rss-weight", "0"]);
+    assert_eq!(
+        of(&quick),
+        ["20", "7.5", "\"dpm_solver_plus_plus\"", "\"noise\""]
+    );
+    assert!(quick["rss"].is_null());
+    let more = [
+        "--sampler",
+        "edm",
+        "--s-churn",
+        "2",
+        "--cfg",
+        "3:1.5",
+        "--start",
+        "lq",
+    ];
+    let own = options(&[&["--preset", "quick", "--steps", "2"], &more[..]].concat());
+    assert_eq!(own["sampler"]["edm"]["s_churn"], 2.0);
+    assert_eq!(own["sampler"]["edm"]["s_noise"], 1.003);
+    assert_eq!(
+        (&own["cfg_scale"]["first"], &own["cfg_scale"]["last"]),
+        (&3.0.into(), &1.5.into())
+    );
+    assert_eq!(own["start"]["lq"]["strength"], 0.3);
+}
+
+#[test]
 fn a_descriptor_moves_the_picture() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let input = save(folder.path(), "in.png", &picture(64, 64));
@@ -255,6 +330,11 @@ fn impossible_options_are_refused() {
         (["--scale", "0"], "scale"),
         (["--threads", "0"], "threads"),
         (["--rss-weight", "7"], "rss-weight"),
+        (["--cfg", "7:x"], "7.5:4"),
+        (["--s-churn", "5"], "--sampler edm"),
+        (["--spacing", "legacy"], "linspace or trailing"),
+        (["--sampler", "unipc-bh1"], "use unipc"),
+        (["--start=noise", "--strength=0.5"], "--start lq"),
     ] {
         let mut args = vec!["restore", text(&input), "-o", text(&out)];
         args.extend(more);

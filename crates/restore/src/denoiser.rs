@@ -12,8 +12,9 @@
 
 use burn::tensor::Tensor;
 use priors::scheduler::Prediction;
+use serde::Serialize;
 
-use crate::schedule::{Level, Space};
+use crate::schedule::{Level, Schedule, Space};
 
 /// A function from a noisy state to the clean latent.
 pub trait Denoiser {
@@ -47,30 +48,58 @@ pub fn x0_from_prediction(
     }
 }
 
+/// The scale of classifier-free guidance over a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum CfgScale {
+    /// The same at every step.
+    Constant(f64),
+    /// Linear in steps.
+    Linear {
+        /// At the first step that is taken.
+        first: f64,
+        /// At the last.
+        last: f64,
+    },
+}
+
+impl CfgScale {
+    /// The scale where this part of the run, from 0 to 1, is done.
+    pub fn at(self, part: f64) -> f64 {
+        match self {
+            Self::Constant(scale) => scale,
+            Self::Linear { first, last } => first + (last - first) * part,
+        }
+    }
+}
+
 /// Classifier-free guidance: `D = D_null + scale (D_text - D_null)`. At scale 1 the null denoiser is
 /// not asked.
 ///
 /// Source: Ho and Salimans, 2207.12598.
-pub struct Guided<A, B> {
+pub struct Guided<'a, A, B> {
     /// Under the prompt.
     pub text: A,
     /// Under the negative or null prompt.
     pub null: B,
     /// The scale.
-    pub cfg_scale: f64,
+    pub cfg_scale: CfgScale,
+    /// The run over which the scale changes.
+    pub schedule: &'a Schedule,
 }
 
-impl<A: Denoiser, B: Denoiser> Denoiser for Guided<A, B> {
+impl<A: Denoiser, B: Denoiser> Denoiser for Guided<'_, A, B> {
     fn space(&self) -> Space {
         self.text.space()
     }
 
     fn denoise(&self, z: Tensor<4>, level: Level) -> Tensor<4> {
-        if self.cfg_scale == 1.0 {
+        let scale = self.cfg_scale.at(self.schedule.part(level.sigma));
+        if scale == 1.0 {
             return self.text.denoise(z, level);
         }
         let text = self.text.denoise(z.clone(), level);
         let null = self.null.denoise(z, level);
-        null.clone() + (text - null) * self.cfg_scale
+        null.clone() + (text - null) * scale
     }
 }

@@ -12,6 +12,7 @@ mod error;
 pub mod adapter;
 pub mod denoiser;
 pub mod lora;
+pub mod options;
 pub mod restorer;
 pub mod rss;
 pub mod sampler;

@@ -4,11 +4,15 @@
 //!
 //! | space | alpha | beta | used by |
 //! |---|---|---|---|
-//! | `Sigma` | 1 | sigma | Euler on epsilon and v priors |
-//! | `Vp` | 1 / sqrt(1 + sigma^2) | sigma alpha | DDIM |
+//! | `Sigma` | 1 | sigma | epsilon and v priors |
+//! | `Vp` | 1 / sqrt(1 + sigma^2) | sigma alpha | DDIM and DPM-Solver on them |
 //! | `Flow` | 1 - sigma | sigma | flow priors |
 //!
-//! Sources: diffusers' `EulerDiscreteScheduler`, `DDIMScheduler`, `FlowMatchEulerDiscreteScheduler`.
+//! Divided by alpha, every state is one of sigma space at the level `beta / alpha`: where a formula is
+//! stated for one space only, the others use it that way.
+//!
+//! Sources: diffusers' `EulerDiscreteScheduler`, `DDIMScheduler`, `FlowMatchEulerDiscreteScheduler`; sgm's
+//! `LegacyDDPMDiscretization`.
 
 use priors::scheduler::{End, SchedulerConfig, Spacing};
 
@@ -42,6 +46,27 @@ impl Space {
             Self::Vp => sigma * self.alpha(sigma),
         }
     }
+
+    /// Noise relative to the signal, `beta / alpha`; infinite for pure noise in flow space.
+    pub fn ratio(self, sigma: f64) -> f64 {
+        match self {
+            Self::Sigma | Self::Vp => sigma,
+            Self::Flow => sigma / (1.0 - sigma),
+        }
+    }
+
+    /// The level at which noise is `ratio` times the signal.
+    pub fn sigma_from_ratio(self, ratio: f64) -> f64 {
+        match self {
+            Self::Sigma | Self::Vp => ratio,
+            Self::Flow => ratio / (1.0 + ratio),
+        }
+    }
+
+    /// `lambda = ln(alpha / beta)`, the clock of the exponential integrators; infinite at both ends.
+    pub fn lambda(self, sigma: f64) -> f64 {
+        -self.ratio(sigma).ln()
+    }
 }
 
 /// One noise level.
@@ -51,6 +76,15 @@ pub struct Level {
     pub sigma: f64,
     /// The timestep the model is told.
     pub t: f64,
+}
+
+/// The levels a prior was trained at.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Trained {
+    /// `sigma` of every training timestep, cleanest first.
+    Discrete(Vec<f64>),
+    /// Every level; `t` is this many times `sigma`.
+    Continuous(f64),
 }
 
 /// The levels of a run, noisiest first; the last is where it ends, usually `sigma` 0.
@@ -64,6 +98,8 @@ pub struct Schedule {
     pub full_steps: usize,
     /// The coefficient of pure noise, where the run starts from nothing else.
     pub initial_beta: f64,
+    /// What levels there are beside these.
+    pub trained: Trained,
 }
 
 /// `alpha-bar_t` of a discrete diffusion, for every training timestep.
@@ -93,7 +129,7 @@ impl Schedule {
     /// `steps` levels of the prior's own schedule and the end, in its sampler's space.
     ///
     /// # Errors
-    /// No steps, or more than there are training timesteps.
+    /// No steps, or more than there are training timesteps; a layout that this kind of schedule has not.
     pub fn new(config: &SchedulerConfig, space: Space, steps: usize) -> Result<Self, Error> {
         match *config {
             SchedulerConfig::Flow {
@@ -102,6 +138,10 @@ impl Schedule {
                 spacing,
             } => {
                 check(steps, train_timesteps)?;
+                if spacing == Spacing::Legacy {
+                    let what = "the legacy layout is one of discrete timesteps, which a flow prior has not; choose linspace or trailing";
+                    return Err(Error::Unsupported(what.into()));
+                }
                 let n = train_timesteps as f64;
                 let shifted = |sigma: f64| shift * sigma / (1.0 + (shift - 1.0) * sigma);
                 // diffusers keeps its smallest sigma already shifted and shifts it again (issue 13243).
@@ -112,7 +152,7 @@ impl Schedule {
                         Spacing::Linspace => {
                             1.0 - (1.0 - least) * i as f64 / (steps.max(2) - 1) as f64
                         }
-                        Spacing::Leading | Spacing::Trailing => 1.0 - i as f64 / steps as f64,
+                        _ => 1.0 - i as f64 / steps as f64,
                     };
                     let sigma = shifted(sigma);
                     Level {
@@ -126,6 +166,7 @@ impl Schedule {
                     levels,
                     full_steps: steps,
                     initial_beta: 1.0,
+                    trained: Trained::Continuous(n),
                 })
             }
             SchedulerConfig::Diffusion {
@@ -145,6 +186,8 @@ impl Schedule {
                     }
                     Spacing::Trailing => (n - i as f64 * n / steps as f64).round_ties_even() - 1.0,
                     Spacing::Linspace => last * (steps - 1 - i) as f64 / (steps.max(2) - 1) as f64,
+                    // numpy's order of operations, which decides where the exact value is whole.
+                    Spacing::Legacy => (i as f64 * (-last / steps as f64) + last).floor(),
                 };
                 let level = |i: usize| {
                     let t = timestep(i).clamp(0.0, last);
@@ -161,7 +204,9 @@ impl Schedule {
                 levels.push(Level { sigma, t: 0.0 });
                 let first = levels[0].sigma;
                 let initial_beta = match (space, spacing) {
-                    (Space::Sigma, Spacing::Leading) => (first * first + 1.0).sqrt(),
+                    (Space::Sigma, Spacing::Leading | Spacing::Legacy) => {
+                        (first * first + 1.0).sqrt()
+                    }
                     (Space::Sigma, _) => first,
                     _ => 1.0,
                 };
@@ -170,6 +215,9 @@ impl Schedule {
                     levels,
                     full_steps: steps,
                     initial_beta,
+                    trained: Trained::Discrete(
+                        alphas.iter().copied().map(sigma_from_alpha).collect(),
+                    ),
                 })
             }
         }
@@ -201,6 +249,45 @@ impl Schedule {
     pub fn steps(&self) -> usize {
         self.levels.len() - 1
     }
+
+    /// `lambda` at the end of step `i` less that at its beginning; infinite where either is.
+    pub(crate) fn lambda_step(&self, i: usize) -> f64 {
+        let lambda = |i: usize| self.space.lambda(self.levels[i].sigma);
+        lambda(i + 1) - lambda(i)
+    }
+
+    /// The trained level nearest to `sigma`.
+    pub fn nearest(&self, sigma: f64) -> Level {
+        match &self.trained {
+            Trained::Continuous(scale) => Level {
+                sigma,
+                t: scale * sigma,
+            },
+            Trained::Discrete(sigmas) => {
+                let above = sigmas.partition_point(|&s| s < sigma).min(sigmas.len() - 1);
+                let below = above.saturating_sub(1);
+                let nearer = (sigmas[above] - sigma).abs() <= (sigma - sigmas[below]).abs();
+                let t = if nearer { above } else { below };
+                Level {
+                    sigma: sigmas[t],
+                    t: t as f64,
+                }
+            }
+        }
+    }
+
+    /// How far a run is at `sigma`: 0 at the first step's level, 1 at the last step's, linear in steps.
+    pub fn part(&self, sigma: f64) -> f64 {
+        let last = self.steps() - 1;
+        let Some(next) = self.levels[..=last].iter().position(|l| l.sigma <= sigma) else {
+            return 1.0;
+        };
+        if next == 0 {
+            return 0.0;
+        }
+        let (above, below) = (self.levels[next - 1].sigma, self.levels[next].sigma);
+        (next as f64 - (sigma - below) / (above - below)) / last as f64
+    }
 }
 
 fn check(steps: usize, most: usize) -> Result<(), Error> {
@@ -212,9 +299,14 @@ fn check(steps: usize, most: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// `sqrt((1 - a) / a)` at a timestep that may lie between two training timesteps.
+/// `sqrt((1 - a) / a)`.
+fn sigma_from_alpha(alpha: f64) -> f64 {
+    ((1.0 - alpha) / alpha).sqrt()
+}
+
+/// The same at a timestep that may lie between two training timesteps.
 fn sigma_from_t(alphas: &[f64], t: f64) -> f64 {
-    let sigma = |i: usize| ((1.0 - alphas[i]) / alphas[i]).sqrt();
+    let sigma = |i: usize| sigma_from_alpha(alphas[i]);
     let low = t.floor() as usize;
     let part = t - t.floor();
     if part == 0.0 {
@@ -234,6 +326,10 @@ mod tests {
             let (a, b) = (Space::Vp.alpha(sigma), Space::Vp.beta(sigma));
             assert!((a * a + b * b - 1.0).abs() < 1e-12, "unit variance");
             assert!((b / a - sigma).abs() < 1e-12, "sigma is the ratio");
+            for space in [Space::Sigma, Space::Vp, Space::Flow] {
+                let back = space.sigma_from_ratio(space.ratio(sigma));
+                assert!(sigma == 1.0 || (back - sigma).abs() < 1e-12, "{space:?}");
+            }
             assert!((Space::Flow.alpha(sigma) + Space::Flow.beta(sigma) - 1.0).abs() < 1e-12);
         }
     }
@@ -251,6 +347,58 @@ mod tests {
         assert_eq!(tail.levels[10].sigma, 0.0);
         let whole = Schedule::new(&config, Space::Flow, 20).expect("valid");
         assert_eq!(tail.levels[..], whole.levels[10..]);
+    }
+
+    fn diffusion(spacing: Spacing) -> SchedulerConfig {
+        SchedulerConfig::Diffusion {
+            train_timesteps: 1000,
+            beta_start: 0.000_85,
+            beta_end: 0.012,
+            prediction: priors::scheduler::Prediction::Epsilon,
+            spacing,
+            steps_offset: 1,
+            end: End::Clean,
+        }
+    }
+
+    #[test]
+    fn the_legacy_layout_and_its_nearest_levels() {
+        let schedule =
+            Schedule::new(&diffusion(Spacing::Legacy), Space::Sigma, 100).expect("valid");
+        let times: Vec<f64> = schedule.levels.iter().map(|level| level.t).collect();
+        assert_eq!(times[..4], [999.0, 989.0, 979.0, 969.0]);
+        assert_eq!(times[98..], [19.0, 9.0, 0.0]);
+        for level in &schedule.levels[..100] {
+            assert_eq!(schedule.nearest(level.sigma), *level);
+        }
+        let Trained::Discrete(sigmas) = &schedule.trained else {
+            panic!("discrete");
+        };
+        let between = |part: f64| sigmas[500] + part * (sigmas[501] - sigmas[500]);
+        assert_eq!(schedule.nearest(between(0.4)).t, 500.0);
+        assert_eq!(schedule.nearest(between(0.6)).t, 501.0);
+        assert_eq!(schedule.nearest(1e3).t, 999.0);
+        assert_eq!(schedule.nearest(0.0).t, 0.0);
+        let flow = SchedulerConfig::Flow {
+            train_timesteps: 1000,
+            shift: 3.0,
+            spacing: Spacing::Legacy,
+        };
+        assert!(Schedule::new(&flow, Space::Flow, 100).is_err());
+    }
+
+    #[test]
+    fn a_run_is_counted_in_steps() {
+        let schedule =
+            Schedule::new(&diffusion(Spacing::Trailing), Space::Sigma, 5).expect("valid");
+        for (i, level) in schedule.levels[..5].iter().enumerate() {
+            assert!((schedule.part(level.sigma) - i as f64 / 4.0).abs() < 1e-12);
+        }
+        let middle = 0.5 * (schedule.levels[1].sigma + schedule.levels[2].sigma);
+        assert!((schedule.part(middle) - 1.5 / 4.0).abs() < 1e-12);
+        assert_eq!((schedule.part(1e3), schedule.part(0.0)), (0.0, 1.0));
+        let one = Schedule::new(&diffusion(Spacing::Trailing), Space::Sigma, 1).expect("valid");
+        assert_eq!(one.part(one.levels[0].sigma), 0.0);
     }
 
     #[test]

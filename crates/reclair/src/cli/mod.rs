@@ -22,7 +22,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Restore pictures.
-    Restore(restore::Args),
+    Restore(Box<restore::Args>),
     /// Make low-quality pictures from good ones.
     Degrade(degrade::Args),
     /// Score restored pictures.

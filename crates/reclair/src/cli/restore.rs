@@ -4,12 +4,14 @@ use std::{io::Write, path::PathBuf, time::Instant};
 
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use priors::{folder::Folder, weights::Precision};
+use priors::{folder::Folder, scheduler::Spacing, weights::Precision};
 use reclair::embedded;
 use restore::{
-    restorer::{ColourFix, Event, RestoreOptions, Restorer, Start},
+    denoiser::CfgScale,
+    options::{ColourFix, Preset, RestoreOptions, Start},
+    restorer::{Event, Restorer},
     rss::{Rss, RssMode},
-    sampler::SamplerKind,
+    sampler::{Churn, SamplerKind},
 };
 
 use super::jobs::{Job, each, jobs, make_folder_for};
@@ -41,27 +43,49 @@ pub(super) struct Args {
         default_value = "low quality, low resolution, blurry, noisy, compressed"
     )]
     negative: String,
-    /// Steps that are taken.
-    #[arg(long, default_value_t = 8)]
-    steps: usize,
-    /// Classifier-free guidance.
-    #[arg(long, default_value_t = 1.0)]
-    cfg: f64,
-    /// The sampler.
-    #[arg(long, value_enum, default_value_t = Sampler::Euler)]
-    sampler: Sampler,
-    /// Where the sampler starts.
-    #[arg(long, value_enum, default_value_t = StartAt::Lq)]
-    start: StartAt,
-    /// How much of the way from noise is gone with --start lq: 1 is all of it.
-    #[arg(long, default_value_t = 0.3)]
-    strength: f64,
-    /// Restoration guidance: the weight w for a hundred steps; 0 turns it off.
-    #[arg(long, default_value_t = 0.0)]
-    rss_weight: f64,
-    /// Restoration guidance: the threshold a; the pull acts while t/T > a.
-    #[arg(long, default_value_t = 0.8)]
-    rss_threshold: f64,
+    /// Values for --steps, --cfg, --sampler, --start, --strength and the --rss options where these are not
+    /// given; by default `paper` for a prior with two text encoders (SDXL, SD3), else `mini`.
+    #[arg(long, value_enum)]
+    preset: Option<PresetName>,
+    /// Steps that are taken [presets: mini 8, paper 100, quick 20].
+    #[arg(long)]
+    steps: Option<usize>,
+    /// Classifier-free guidance; `7.5:4` goes evenly from 7.5 at the first step to 4 at the last [presets: mini 1,
+    /// paper and quick 7.5].
+    #[arg(long, value_name = "SCALE[:LAST]", value_parser = cfg_scale)]
+    cfg: Option<CfgScale>,
+    /// The sampler [presets: mini euler, paper edm, on flow priors euler, quick dpm++].
+    #[arg(long, value_enum)]
+    sampler: Option<Sampler>,
+    /// How the timesteps lie; by default as the prior's configuration says, with --sampler edm on discrete
+    /// diffusion `legacy`.
+    #[arg(long, value_enum)]
+    spacing: Option<Layout>,
+    /// Total churn of --sampler edm; 0 draws nothing [default: 5].
+    #[arg(long, value_name = "CHURN")]
+    s_churn: Option<f64>,
+    /// --sampler edm churns from this sigma upwards [default: 0].
+    #[arg(long, value_name = "SIGMA")]
+    s_tmin: Option<f64>,
+    /// --sampler edm churns up to this sigma [default: all].
+    #[arg(long, value_name = "SIGMA")]
+    s_tmax: Option<f64>,
+    /// Deviation of the noise that --sampler edm adds [default: 1.003].
+    #[arg(long, value_name = "DEVIATION")]
+    s_noise: Option<f64>,
+    /// Where the sampler starts [presets: mini lq, paper and quick noise].
+    #[arg(long, value_enum)]
+    start: Option<StartAt>,
+    /// How much of the way from noise is gone with --start lq: 1 is all of it [default: 0.3].
+    #[arg(long)]
+    strength: Option<f64>,
+    /// Restoration guidance: the weight w for a hundred steps; 0 turns it off [presets: mini 0, paper and quick
+    /// 0.05].
+    #[arg(long)]
+    rss_weight: Option<f64>,
+    /// Restoration guidance: the threshold a; the pull acts while t/T > a [default: 0.8].
+    #[arg(long)]
+    rss_threshold: Option<f64>,
     /// Restoration guidance: what is pulled; by default what suits the sampler.
     #[arg(long, value_enum)]
     rss_mode: Option<Mode>,
@@ -89,9 +113,52 @@ pub(super) struct Args {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+enum PresetName {
+    /// 8 steps from the noised low-quality latent.
+    Mini,
+    /// The paper's test: 100 steps from noise, guidance 7.5, restoration guidance.
+    Paper,
+    /// The paper's guidance in 20 steps.
+    Quick,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Sampler {
+    /// First order, deterministic.
     Euler,
+    /// Euler with fresh noise in every step.
+    #[value(name = "euler-a")]
+    EulerAncestral,
+    /// EDM's stochastic sampler, at SUPIR's timesteps.
+    Edm,
+    /// Second order, two network calls a step.
+    Heun,
+    /// DDIM without noise.
     Ddim,
+    /// DPM-Solver, second order, predicts the noise.
+    #[value(name = "dpm")]
+    DpmSolver,
+    /// DPM-Solver++(2M), second order, predicts the clean latent.
+    #[value(name = "dpm++")]
+    DpmSolverPlusPlus,
+    /// UniPC, second order with a corrector (bh2).
+    #[value(name = "unipc")]
+    UniPc,
+    /// UniPC (bh1); not for flow priors.
+    #[value(name = "unipc-bh1")]
+    UniPcBh1,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Layout {
+    /// Equal steps from the cleaner end.
+    Leading,
+    /// Equal steps from the noisier end.
+    Trailing,
+    /// Equal steps between both ends.
+    Linspace,
+    /// sgm's, which SUPIR uses; not for flow priors.
+    Legacy,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -117,33 +184,32 @@ enum Colour {
 }
 
 impl Args {
-    fn options(&self) -> RestoreOptions {
-        let mode = self.rss_mode.map(|mode| match mode {
-            Mode::Literal => RssMode::Literal,
-            Mode::Scaled => RssMode::Scaled,
-            Mode::NoisePreserving => RssMode::NoisePreserving,
-        });
-        RestoreOptions {
+    /// The preset's options with those that were given in their place.
+    fn options(&self, restorer: &Restorer) -> anyhow::Result<RestoreOptions> {
+        let prior = restorer.prior();
+        let preset = match self.preset {
+            None => Preset::of(&prior.folder),
+            Some(PresetName::Mini) => Preset::Mini,
+            Some(PresetName::Paper) => Preset::Paper,
+            Some(PresetName::Quick) => Preset::Quick,
+        };
+        let preset = preset.options(prior.scheduler.prediction());
+        let sampler = self.sampler(preset.sampler)?;
+        Ok(RestoreOptions {
             scale: self.scale,
             prompt: self.prompt.clone(),
             negative: self.negative.clone(),
-            steps: self.steps,
-            cfg_scale: self.cfg,
-            sampler: match self.sampler {
-                Sampler::Euler => SamplerKind::Euler,
-                Sampler::Ddim => SamplerKind::Ddim,
-            },
-            start: match self.start {
-                StartAt::Noise => Start::Noise,
-                StartAt::Lq => Start::Lq {
-                    strength: self.strength,
-                },
-            },
-            rss: (self.rss_weight != 0.0).then_some(Rss {
-                weight: self.rss_weight,
-                threshold: self.rss_threshold,
-                mode,
+            steps: self.steps.unwrap_or(preset.steps),
+            cfg_scale: self.cfg.unwrap_or(preset.cfg_scale),
+            sampler,
+            spacing: self.spacing.map(|layout| match layout {
+                Layout::Leading => Spacing::Leading,
+                Layout::Trailing => Spacing::Trailing,
+                Layout::Linspace => Spacing::Linspace,
+                Layout::Legacy => Spacing::Legacy,
             }),
+            start: self.start(preset.start)?,
+            rss: self.rss(preset.rss),
             adapter_scale: self.adapter_scale,
             seed: self.seed,
             tile_px: self.tile,
@@ -152,7 +218,67 @@ impl Args {
                 Colour::Wavelet => ColourFix::Wavelet,
                 Colour::Adain => ColourFix::Adain,
             },
+        })
+    }
+
+    fn sampler(&self, preset: SamplerKind) -> anyhow::Result<SamplerKind> {
+        let sampler = self.sampler.map_or(preset, |sampler| match sampler {
+            Sampler::Euler => SamplerKind::Euler,
+            Sampler::EulerAncestral => SamplerKind::EulerAncestral,
+            Sampler::Edm => SamplerKind::Edm(Churn::default()),
+            Sampler::Heun => SamplerKind::Heun,
+            Sampler::Ddim => SamplerKind::Ddim,
+            Sampler::DpmSolver => SamplerKind::DpmSolver,
+            Sampler::DpmSolverPlusPlus => SamplerKind::DpmSolverPlusPlus,
+            Sampler::UniPc => SamplerKind::UniPc,
+            Sampler::UniPcBh1 => SamplerKind::UniPcBh1,
+        });
+        let given = [self.s_churn, self.s_tmin, self.s_tmax, self.s_noise];
+        match sampler {
+            SamplerKind::Edm(own) => Ok(SamplerKind::Edm(Churn {
+                s_churn: self.s_churn.unwrap_or(own.s_churn),
+                s_tmin: self.s_tmin.unwrap_or(own.s_tmin),
+                s_tmax: self.s_tmax.unwrap_or(own.s_tmax),
+                s_noise: self.s_noise.unwrap_or(own.s_noise),
+            })),
+            _ if given.iter().any(Option::is_some) => anyhow::bail!(
+                "--s-churn, --s-tmin, --s-tmax and --s-noise belong to EDM's sampler; add --sampler edm"
+            ),
+            other => Ok(other),
         }
+    }
+
+    fn start(&self, preset: Start) -> anyhow::Result<Start> {
+        let noise = match self.start {
+            Some(StartAt::Noise) => true,
+            Some(StartAt::Lq) => false,
+            None => preset == Start::Noise,
+        };
+        match (noise, self.strength, preset) {
+            (true, Some(_), _) => {
+                anyhow::bail!("--strength belongs to a start from the picture; add --start lq")
+            }
+            (true, None, _) => Ok(Start::Noise),
+            (false, Some(strength), _) => Ok(Start::Lq { strength }),
+            (false, None, Start::Lq { strength }) => Ok(Start::Lq { strength }),
+            (false, None, Start::Noise) => Ok(RestoreOptions::default().start),
+        }
+    }
+
+    fn rss(&self, preset: Option<Rss>) -> Option<Rss> {
+        let weight = self.rss_weight.or(preset.map(|rss| rss.weight))?;
+        (weight != 0.0).then(|| Rss {
+            weight,
+            threshold: self
+                .rss_threshold
+                .or(preset.map(|rss| rss.threshold))
+                .unwrap_or(0.8),
+            mode: self.rss_mode.map(|mode| match mode {
+                Mode::Literal => RssMode::Literal,
+                Mode::Scaled => RssMode::Scaled,
+                Mode::NoisePreserving => RssMode::NoisePreserving,
+            }),
+        })
     }
 
     fn restorer(&self) -> anyhow::Result<Restorer> {
@@ -176,16 +302,40 @@ impl Args {
     }
 }
 
+/// Reads `7.5`, or `7.5:4` for the first step and the last.
+fn cfg_scale(text: &str) -> Result<CfgScale, String> {
+    let number = |text: &str| match text.parse() {
+        Ok(scale) if (0.0..=100.0).contains(&scale) => Ok(scale),
+        _ => Err("give a number from 0 to 100, or two as in 7.5:4".to_owned()),
+    };
+    Ok(match text.split_once(':') {
+        None => CfgScale::Constant(number(text)?),
+        Some((first, last)) => CfgScale::Linear {
+            first: number(first)?,
+            last: number(last)?,
+        },
+    })
+}
+
 /// Runs it.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     super::set_threads(args.threads)?;
-    super::in_range("--rss-weight", args.rss_weight, 0.0, 1.0)?;
-    super::in_range("--rss-threshold", args.rss_threshold, 0.0, 0.999)?;
-    super::in_range("--cfg", args.cfg, 0.0, 100.0)?;
-    super::in_range("--adapter-scale", args.adapter_scale, 0.0, 10.0)?;
+    for (option, value, low, high) in [
+        ("--rss-weight", args.rss_weight, 0.0, 1.0),
+        ("--rss-threshold", args.rss_threshold, 0.0, 0.999),
+        ("--s-churn", args.s_churn, 0.0, 1e6),
+        ("--s-tmin", args.s_tmin, 0.0, f64::INFINITY),
+        ("--s-tmax", args.s_tmax, 0.0, f64::INFINITY),
+        ("--s-noise", args.s_noise, 0.0, 10.0),
+        ("--adapter-scale", Some(args.adapter_scale), 0.0, 10.0),
+    ] {
+        if let Some(value) = value {
+            super::in_range(option, value, low, high)?;
+        }
+    }
     let jobs = jobs(&args.inputs, &args.output)?;
     let restorer = args.restorer()?;
-    let options = args.options();
+    let options = args.options(&restorer)?;
     let mut said = false;
     each(&jobs, |job| {
         let line = one(job, &restorer, &options, &mut said)?;

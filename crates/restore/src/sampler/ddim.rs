@@ -10,7 +10,7 @@
 use burn::tensor::Tensor;
 
 use super::{Sampler, Step};
-use crate::{denoiser::Denoiser, schedule::Level};
+use crate::{denoiser::Denoiser, schedule::Schedule};
 
 /// DDIM with its noise parameter.
 #[derive(Clone, Copy, Debug)]
@@ -24,11 +24,12 @@ impl Sampler for Ddim {
         &mut self,
         denoiser: &dyn Denoiser,
         z: Tensor<4>,
-        from: Level,
-        to: Level,
+        schedule: &Schedule,
+        i: usize,
         noise: &mut dyn FnMut() -> Tensor<4>,
     ) -> Step {
-        let space = denoiser.space();
+        let (from, to) = (schedule.levels[i], schedule.levels[i + 1]);
+        let space = schedule.space;
         let (a, b) = (space.alpha(from.sigma), space.beta(from.sigma));
         let (a_to, b_to) = (space.alpha(to.sigma), space.beta(to.sigma));
         let x0 = denoiser.denoise(z.clone(), from);

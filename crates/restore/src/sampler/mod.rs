@@ -1,67 +1,61 @@
 //! Samplers: from a noisy state to a clean latent by way of a denoiser.
 
 mod ddim;
+mod dpm_solver;
+mod edm;
 mod euler;
+mod euler_ancestral;
+#[cfg(test)]
+mod gaussian;
+mod heun;
+mod kind;
+mod unipc;
 
 use burn::tensor::Tensor;
-use serde::Serialize;
 
 pub use ddim::Ddim;
+pub use dpm_solver::{DpmSolver, Extrapolates, Order};
+pub use edm::{Churn, Edm};
 pub use euler::Euler;
+pub use euler_ancestral::EulerAncestral;
+pub use heun::Heun;
+pub use kind::SamplerKind;
+pub use unipc::{Bh, UniPc};
 
-use crate::{
-    denoiser::Denoiser,
-    rss::Rss,
-    schedule::{Level, Schedule, Space},
-};
+use crate::{denoiser::Denoiser, rss::Rss, schedule::Schedule};
 
 /// What a sampler's step gives.
 #[derive(Clone, Debug)]
 pub struct Step {
     /// The state at the next level, `[b, c, h, w]`.
     pub z: Tensor<4>,
-    /// The clean latent that the denoiser saw.
+    /// The clean latent that the denoiser saw last.
     pub x0: Tensor<4>,
 }
 
-/// One way to go from a level to the next.
+/// One way to go from a level to the next. A sampler that remembers steps forgets them at step 0.
 pub trait Sampler {
-    /// One step from `z` at `from` to the level `to`; `noise` is called where the sampler draws.
+    /// Step `i` of `schedule`: from the state `z` at `levels[i]` to `levels[i + 1]`. `noise` is called where
+    /// the sampler draws.
     fn step(
         &mut self,
         denoiser: &dyn Denoiser,
         z: Tensor<4>,
-        from: Level,
-        to: Level,
+        schedule: &Schedule,
+        i: usize,
         noise: &mut dyn FnMut() -> Tensor<4>,
     ) -> Step;
-}
 
-/// The samplers there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SamplerKind {
-    /// First order, deterministic, in sigma or flow space.
-    Euler,
-    /// DDIM without noise, in VP space. On a flow prior it is Euler.
-    Ddim,
-}
-
-impl SamplerKind {
-    /// The space it works in for epsilon and v priors.
-    pub fn space(self) -> Space {
-        match self {
-            Self::Euler => Space::Sigma,
-            Self::Ddim => Space::Vp,
-        }
-    }
-
-    /// The sampler itself.
-    pub fn sampler(self) -> Box<dyn Sampler> {
-        match self {
-            Self::Euler => Box::new(Euler),
-            Self::Ddim => Box::new(Ddim { eta: 0.0 }),
-        }
+    /// Corrects the state that step `i` gave by what the denoiser sees there. Called after every step but the
+    /// last and before anything else touches the state; most samplers have nothing to correct.
+    fn settle(
+        &mut self,
+        _denoiser: &dyn Denoiser,
+        step: Step,
+        _schedule: &Schedule,
+        _i: usize,
+    ) -> Step {
+        step
     }
 }
 
@@ -84,14 +78,22 @@ pub fn sample(
     noise: &mut dyn FnMut() -> Tensor<4>,
     watch: &mut dyn FnMut(Progress<'_>),
 ) -> Tensor<4> {
+    assert_eq!(
+        denoiser.space(),
+        schedule.space,
+        "the denoiser's and the schedule's states"
+    );
     let steps = schedule.steps();
     for i in 0..steps {
-        let (from, to) = (schedule.levels[i], schedule.levels[i + 1]);
-        let step = sampler.step(denoiser, z, from, to, noise);
+        let mut step = sampler.step(denoiser, z, schedule, i, noise);
+        if i + 1 < steps {
+            step = sampler.settle(denoiser, step, schedule, i);
+        }
         z = match rss {
             Some((rss, c_lq)) if i + 1 < steps => {
                 let pull = rss.pull(steps - 1 - i, schedule.full_steps);
-                rss.apply(step.z, &step.x0, c_lq, pull, schedule.space, to.sigma)
+                let sigma = schedule.levels[i + 1].sigma;
+                rss.apply(step.z, &step.x0, c_lq, pull, schedule.space, sigma)
             }
             _ => step.z,
         };

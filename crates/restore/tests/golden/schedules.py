@@ -1,4 +1,4 @@
-"""Goldens of diffusers' schedules: sigmas, timesteps and alphas of Euler, DDIM and flow-matching Euler."""
+"""Goldens of diffusers' schedules: sigmas, timesteps and alphas of Euler, DDIM and flow-matching Euler; sgm's legacy timesteps."""
 
 import os
 import sys
@@ -29,7 +29,7 @@ FLOW = dict(num_train_timesteps=1000, shift=3.0)
 
 NOTE = """euler.<spacing>.<T>: sigmas (T+1, last 0), timesteps and init_noise_sigma. ddim.<spacing>.<T>: timesteps, alphas (cumulative, at the
 timesteps) and alphas_prev (after each step; the last is alpha_0 as set_alpha_to_one is false). flow.<shift>.<T>: sigmas (T+1), timesteps =
-1000 sigma; diffusers shifts sigma_min twice (issue 13243): the last sigma before 0 for shift 3 is 0.0089. These are diffusers' own f32 values,
+1000 sigma; legacy.<T>.timesteps: sgm's LegacyDDPMDiscretization; diffusers shifts sigma_min twice (issue 13243): the last sigma before 0 for shift 3 is 0.0089. These are diffusers' own f32 values,
 so expect 1e-6 relative (flow: f64 inside numpy, then f32). f64.alphas_cumprod: at f64 indices `alphas_cumprod.index`, the same formula in f64 by numpy."""
 
 
@@ -57,6 +57,8 @@ def main():
             flow.set_timesteps(steps)
             out[f"flow.{shift:.0f}.{steps}.sigmas"] = flow.sigmas
             out[f"flow.{shift:.0f}.{steps}.timesteps"] = flow.timesteps
+    for steps in [30, 50, 100]:
+        out[f"legacy.{steps}.timesteps"] = torch.from_numpy(np.linspace(999, 0, steps, endpoint=False).astype(int))
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=np.float64) ** 2
     index = np.array([0, 1, 10, 99, 250, 499, 500, 750, 981, 999])
     out["alphas_cumprod.index"] = torch.from_numpy(index)

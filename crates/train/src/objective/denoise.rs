@@ -32,7 +32,7 @@ use restore::{
     adapter::{AdapterFolder, LORA_FILE, RestorationAdapter, Scale},
     lora::{Lora, Target, self_attention_targets},
     restorer::Denoising,
-    sampler::{SamplerKind, sample},
+    sampler::{Euler, sample},
     schedule::{Schedule, Space, alphas_cumprod},
 };
 use serde_json::Value;
@@ -412,9 +412,8 @@ impl Objective for Denoise {
             space: schedule.space,
             scale: 1.0,
         };
-        let mut sampler = SamplerKind::Euler.sampler();
         let z = sample(
-            sampler.as_mut(),
+            &mut Euler,
             &denoiser,
             &schedule,
             None,

@@ -1,0 +1,204 @@
+//! How a picture is restored, and the presets.
+
+use priors::{
+    folder::Folder,
+    scheduler::{Prediction, SchedulerConfig, Spacing},
+};
+use serde::Serialize;
+
+use crate::{
+    denoiser::CfgScale,
+    rss::Rss,
+    sampler::{Churn, SamplerKind},
+};
+
+/// Where the sampler starts.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// From pure noise.
+    Noise,
+    /// From the noised low-quality latent, at this part of the full schedule.
+    Lq {
+        /// 1 is pure noise, nearly 0 nothing but the low-quality picture.
+        strength: f64,
+    },
+}
+
+/// What is done to the colours of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ColourFix {
+    /// Nothing.
+    None,
+    /// Low frequencies are the input's.
+    Wavelet,
+    /// Mean and deviation of each channel are the input's.
+    Adain,
+}
+
+/// How a picture is restored.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RestoreOptions {
+    /// The result is this many times larger than the input.
+    pub scale: f64,
+    /// What the picture shows; empty is the null text.
+    pub prompt: String,
+    /// What the result should not be; used when `cfg_scale` is not 1.
+    pub negative: String,
+    /// Steps that are taken.
+    pub steps: usize,
+    /// Classifier-free guidance.
+    pub cfg_scale: CfgScale,
+    /// The sampler.
+    pub sampler: SamplerKind,
+    /// Layout of the timesteps; the sampler's or the prior's own where none is given.
+    pub spacing: Option<Spacing>,
+    /// Where it starts.
+    pub start: Start,
+    /// Restoration guidance.
+    pub rss: Option<Rss>,
+    /// Weight of the Restoration Adapter's term.
+    pub adapter_scale: f64,
+    /// Seed of the noise.
+    pub seed: u64,
+    /// Side of the tiles in pixels of the result; 0 never tiles.
+    pub tile_px: usize,
+    /// What is done to the colours.
+    pub colour: ColourFix,
+}
+
+impl Default for RestoreOptions {
+    /// The embedded prior's: [`Preset::Mini`].
+    fn default() -> Self {
+        Self {
+            scale: 1.0,
+            prompt: String::new(),
+            negative: String::new(),
+            steps: 8,
+            cfg_scale: CfgScale::Constant(1.0),
+            sampler: SamplerKind::Euler,
+            spacing: None,
+            start: Start::Lq { strength: 0.3 },
+            rss: None,
+            adapter_scale: 1.0,
+            seed: 0,
+            tile_px: 512,
+            colour: ColourFix::None,
+        }
+    }
+}
+
+impl RestoreOptions {
+    /// The prior's schedule with the timesteps laid out as these options want them.
+    pub fn laid_out(&self, config: &SchedulerConfig) -> SchedulerConfig {
+        let config = config.clone();
+        match self.spacing.or(self.sampler.spacing(&config)) {
+            Some(spacing) => config.with_spacing(spacing),
+            None => config,
+        }
+    }
+}
+
+/// Options that belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Preset {
+    /// For the embedded prior: 8 steps from the noised low-quality latent.
+    Mini,
+    /// The paper's test: 100 steps from noise, guidance 7.5, RSS with w = 0.05 and a = 0.8. The sampler is EDM's
+    /// stochastic one, which its ablation names, and Euler's on flow priors.
+    Paper,
+    /// The paper's guidance in 20 steps of DPM-Solver++(2M).
+    Quick,
+}
+
+impl Preset {
+    /// The one for the prior in `folder`: two text encoders are SDXL's or SD3's.
+    pub fn of(folder: &Folder) -> Self {
+        if folder.has("text_encoder_2/config.json") {
+            Self::Paper
+        } else {
+            Self::Mini
+        }
+    }
+
+    /// What it stands for on a prior of this prediction.
+    pub fn options(self, prediction: Prediction) -> RestoreOptions {
+        let paper = |steps, sampler| RestoreOptions {
+            steps,
+            cfg_scale: CfgScale::Constant(7.5),
+            sampler,
+            start: Start::Noise,
+            rss: Some(Rss {
+                weight: 0.05,
+                threshold: 0.8,
+                mode: None,
+            }),
+            ..RestoreOptions::default()
+        };
+        match self {
+            Self::Mini => RestoreOptions::default(),
+            Self::Paper if prediction == Prediction::Flow => paper(100, SamplerKind::Euler),
+            Self::Paper => paper(100, SamplerKind::Edm(Churn::default())),
+            Self::Quick => paper(20, SamplerKind::DpmSolverPlusPlus),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prior(files: &'static [(&'static str, &'static [u8])]) -> Folder {
+        Folder::Embedded(files)
+    }
+
+    #[test]
+    fn two_text_encoders_want_the_papers_options() {
+        let one = prior(&[("text_encoder/config.json", b"{}")]);
+        let two = prior(&[
+            ("text_encoder/config.json", b"{}"),
+            ("text_encoder_2/config.json", b"{}"),
+        ]);
+        assert_eq!(Preset::of(&one), Preset::Mini);
+        assert_eq!(Preset::of(&two), Preset::Paper);
+    }
+
+    #[test]
+    fn the_papers_sampler_is_at_supirs_timesteps_on_discrete_diffusion_alone() {
+        let flow = SchedulerConfig::Flow {
+            train_timesteps: 1000,
+            shift: 3.0,
+            spacing: Spacing::Linspace,
+        };
+        let diffusion = SchedulerConfig::Diffusion {
+            train_timesteps: 1000,
+            beta_start: 0.000_85,
+            beta_end: 0.012,
+            prediction: Prediction::Epsilon,
+            spacing: Spacing::Leading,
+            steps_offset: 1,
+            end: priors::scheduler::End::FirstTimestep,
+        };
+        let paper = Preset::Paper.options(Prediction::Epsilon);
+        assert_eq!(paper.sampler, SamplerKind::Edm(Churn::default()));
+        assert_eq!(
+            paper.laid_out(&diffusion),
+            diffusion.clone().with_spacing(Spacing::Legacy)
+        );
+        assert_eq!(paper.laid_out(&flow), flow);
+        assert_eq!(
+            Preset::Paper.options(Prediction::Flow).sampler,
+            SamplerKind::Euler
+        );
+        let own = RestoreOptions {
+            spacing: Some(Spacing::Trailing),
+            ..paper
+        };
+        assert_eq!(
+            own.laid_out(&diffusion),
+            diffusion.with_spacing(Spacing::Trailing)
+        );
+    }
+}
