@@ -37,11 +37,16 @@ pub struct Target {
     pub d_out: usize,
 }
 
-/// The self-attention projections among a prior's tensors: `attn1.to_q`, `to_k`, `to_v`, `to_out.0`.
+/// The self-attention projections among a prior's tensors: `to_q`, `to_k`, `to_v`, `to_out.0` of a U-Net's `attn1` and of the
+/// picture's stream in a transformer's `attn`.
 pub fn self_attention_targets(shapes: &BTreeMap<String, Vec<usize>>) -> Vec<Target> {
     let target = |(name, shape): (&String, &Vec<usize>)| {
         let name = name.strip_suffix(".weight")?;
-        let (_, projection) = name.split_once(".attn1.")?;
+        let joint = || {
+            name.strip_prefix("transformer_blocks.")?
+                .split_once(".attn.")
+        };
+        let (_, projection) = name.split_once(".attn1.").or_else(joint)?;
         let wanted = matches!(projection, "to_q" | "to_k" | "to_v" | "to_out.0");
         wanted.then(|| Target {
             name: name.to_owned(),

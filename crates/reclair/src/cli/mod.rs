@@ -6,10 +6,13 @@ mod eval;
 mod info;
 mod jobs;
 mod restore;
+mod table3;
 mod train;
 
 use burn::tensor::Device;
 use clap::{Parser, Subcommand, ValueEnum};
+use priors::folder::Folder;
+use reclair::embedded;
 
 /// Restores real photographs with a diffusion prior and a restoration adapter.
 #[derive(Debug, Parser)]
@@ -83,6 +86,28 @@ fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {
         .num_threads(threads)
         .build_global()?;
     Ok(())
+}
+
+/// The prior that `--prior` names: `mini`, or what stands at a path.
+fn prior(name: &str) -> anyhow::Result<Folder> {
+    match name {
+        "mini" => Ok(embedded::mini_prior()),
+        _ if table3::Model::named(name).is_some() && !std::path::Path::new(name).exists() => {
+            anyhow::bail!(
+                "{name} is not embedded; give its diffusers folder or safetensors checkpoint"
+            )
+        }
+        path => Ok(Folder::open(path.as_ref())?),
+    }
+}
+
+/// The adapter that `--adapter` names; mini's own where none is given for mini.
+fn adapter(name: Option<&str>, prior: &str) -> Option<Folder> {
+    match name {
+        Some("none") => None,
+        Some(folder) => Some(Folder::Disk(folder.into())),
+        None => (prior == "mini").then(embedded::mini_adapter),
+    }
 }
 
 /// Refuses an option outside its range.

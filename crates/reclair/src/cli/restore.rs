@@ -4,8 +4,7 @@ use std::{io::Write, path::PathBuf, time::Instant};
 
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use priors::{folder::Folder, weights::Precision};
-use reclair::embedded;
+use priors::weights::Precision;
 use restore::{
     restorer::{ColourFix, Event, RestoreOptions, Restorer, Start},
     rss::{Rss, RssMode},
@@ -23,7 +22,7 @@ pub(super) struct Args {
     /// The result: a file, or a folder for results named STEM.png.
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// The prior: `mini` (embedded), or a folder in diffusers' layout.
+    /// The prior: `mini` (embedded), a folder in diffusers' layout, or a safetensors checkpoint.
     #[arg(long, default_value = "mini")]
     prior: String,
     /// An adapter folder for the prior; `none` for the bare prior.
@@ -156,17 +155,8 @@ impl Args {
     }
 
     fn restorer(&self) -> anyhow::Result<Restorer> {
-        let mini = self.prior == "mini";
-        let prior = if mini {
-            embedded::mini_prior()
-        } else {
-            Folder::Disk(self.prior.clone().into())
-        };
-        let adapter = match self.adapter.as_deref() {
-            Some("none") => None,
-            Some(folder) => Some(Folder::Disk(folder.into())),
-            None => mini.then(embedded::mini_adapter),
-        };
+        let prior = super::prior(&self.prior)?;
+        let adapter = super::adapter(self.adapter.as_deref(), &self.prior);
         Ok(Restorer::open(
             &prior,
             adapter.as_ref(),
