@@ -147,14 +147,14 @@ impl Folder {
         }
     }
 
-    /// The CLIP tokenizer in the sub-folder `part` for an encoder of `length` positions; a single file has CLIP's own.
+    /// The CLIP tokenizer in the sub-folder `part` for an encoder of `length` positions; OpenAI's where there is no vocabulary.
     ///
     /// # Errors
     /// Missing files, or files that do not fit together.
     pub fn clip_tokenizer(&self, part: &str, length: usize) -> Result<ClipTokenizer, Error> {
         let file = |name: &str| format!("{part}/{name}");
         let config = self.json(&file("tokenizer_config.json"))?;
-        if let Self::Single(_) = self.below() {
+        if !self.has(&file("vocab.json")) && !self.has(&file("merges.txt")) {
             return ClipTokenizer::embedded(&config, length);
         }
         ClipTokenizer::new(
@@ -167,7 +167,7 @@ impl Folder {
     }
 
     /// The folder without what is done to it.
-    fn below(&self) -> &Self {
+    pub fn below(&self) -> &Self {
         match self {
             Self::Edited { folder, .. } => folder.below(),
             other => other,

@@ -88,6 +88,11 @@ impl SingleFile {
         self.parts.keys().copied()
     }
 
+    /// The configurations of its model: relative path and contents.
+    pub fn configs(&self) -> &'static [(&'static str, &'static [u8])] {
+        self.configs
+    }
+
     /// Where `file` of a diffusers folder really is, for messages.
     pub(crate) fn path(&self, file: &str) -> PathBuf {
         match self.parts.get(part(file)) {

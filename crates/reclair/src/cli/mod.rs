@@ -3,8 +3,10 @@
 mod convert;
 mod degrade;
 mod eval;
+mod export;
 mod info;
 mod jobs;
+mod lora;
 mod restore;
 mod table3;
 mod train;
@@ -34,6 +36,8 @@ enum Command {
     Train(train::Args),
     /// Tell what a prior and an adapter are made of.
     Info(info::Args),
+    /// Write a LoRA for other programs, or a prior with LoRA merged.
+    Export(export::Args),
     /// Write a prior's or adapter's folder in another number format.
     Convert(convert::Args),
 }
@@ -49,6 +53,7 @@ pub(crate) fn main() -> anyhow::Result<()> {
         Command::Eval(args) => eval::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Info(args) => info::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Convert(args) => convert::run(&args),
     }
 }

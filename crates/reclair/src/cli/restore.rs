@@ -28,6 +28,9 @@ pub(super) struct Args {
     /// An adapter folder for the prior; `none` for the bare prior.
     #[arg(long)]
     adapter: Option<String>,
+    /// A LoRA for the prior, of diffusers, PEFT, kohya or ComfyUI, merged at this strength (1 without one); may be given again.
+    #[arg(long, value_name = "FILE[:STRENGTH]")]
+    lora: Vec<super::lora::LoraArg>,
     /// Size of the result relative to the input.
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
@@ -155,7 +158,7 @@ impl Args {
     }
 
     fn restorer(&self) -> anyhow::Result<Restorer> {
-        let prior = super::prior(&self.prior)?;
+        let prior = super::lora::merged(super::prior(&self.prior)?, &self.lora)?;
         let adapter = super::adapter(self.adapter.as_deref(), &self.prior);
         Ok(Restorer::open(
             &prior,
