@@ -10,7 +10,7 @@ use std::{
     fmt::{self, Debug, Formatter},
     path::Path,
     str::FromStr,
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use serde_json::{Map, Value, json};
@@ -24,6 +24,10 @@ use crate::Error;
 const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
 const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// OpenAI's vocabulary, read once.
+static OPENAI: LazyLock<Arc<instant_clip_tokenizer::Tokenizer>> =
+    LazyLock::new(|| Arc::new(instant_clip_tokenizer::Tokenizer::new()));
 
 /// What turns a prompt into tokens.
 #[derive(Clone)]
@@ -117,7 +121,7 @@ impl ClipTokenizer {
     /// A padding token other than the end or `!`, or an encoder of less than two positions.
     pub fn embedded(config: &Value, length: usize) -> Result<Self, Error> {
         let bad = |why: &str| Error::unsupported("tokenizer_config.json", why);
-        let openai = instant_clip_tokenizer::Tokenizer::new();
+        let openai = OPENAI.clone();
         let (start, end) = (openai.start_of_text(), openai.end_of_text());
         let (start, end) = (u32::from(start.to_u16()), u32::from(end.to_u16()));
         let pad = match pad_token(config) {
@@ -136,7 +140,7 @@ impl ClipTokenizer {
         }
         let normalizer = unlearned().map_err(|why| bad(&why))?;
         Ok(Self {
-            words: Words::OpenAi(Box::new(normalizer), Arc::new(openai)),
+            words: Words::OpenAi(Box::new(normalizer), openai),
             start,
             end,
             pad,
