@@ -4,16 +4,18 @@ mod golden;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use burn::tensor::Device;
+use burn::tensor::{DType, Device, TensorData};
 use priors::{
     clip::ClipText,
     folder::Folder,
     kind::Kind,
     known::{self, TransformerConfig, transformer_shapes},
-    single_file::{OpenClipNames, TransformerNames, UnetNames, VaeNames},
+    single_file::{EncoderNames, OpenClipNames, TransformerNames, UnetNames, VaeNames},
     unet::Unet,
     vae::AutoencoderKl,
-    weights::{Naming, Part, Precision, SafetensorsFile, View, Weights},
+    weights::{
+        Init, Naming, Part, Precision, SafetensorsFile, Values, View, Weights, save_safetensors,
+    },
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -271,4 +273,34 @@ fn a_network_is_built_from_its_original_names() {
     );
     let why = build(&view(3), 3).expect_err("too few").to_string();
     assert!(why.contains("is missing"), "{why}");
+}
+
+#[test]
+fn clip_l_of_sd3_projects_by_a_unit_matrix() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("clip_l.safetensors");
+    let data =
+        |shape: &[usize]| TensorData::new(vec![0.5_f32; shape.iter().product()], shape.to_vec());
+    let values = Values::from([
+        (
+            "text_model.embeddings.position_embedding.weight".to_owned(),
+            data(&[4, 3]),
+        ),
+        ("text_projection.weight".to_owned(), data(&[3, 3])),
+        ("logit_scale".to_owned(), data(&[])),
+    ]);
+    save_safetensors(&path, &values, DType::F16, &Default::default()).expect("saves");
+    let file = Arc::new(SafetensorsFile::open(&path).expect("opens"));
+    let view = View::named(file, "", Some(Arc::new(EncoderNames::UnitProjection)));
+    let w = Weights::from_view(view, Precision::F32, &Device::flex());
+    let projection = w
+        .tensor("text_projection.weight", [3, 3], Init::Zeros)
+        .expect("made");
+    let unit = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
+    assert_eq!(
+        projection.into_data().try_into_vec::<f32>().expect("f32"),
+        unit
+    );
+    w.finish()
+        .expect("the file's own projection and scale may be left over");
 }

@@ -239,6 +239,9 @@ fn what_does_not_fit_is_refused_in_one_line() {
     assert!(refused(&wrong).contains("does not fit the prior's"));
     let ranks = [(a.clone(), tensor([2, 4])), (b.clone(), tensor([4, 3]))];
     assert!(refused(&ranks).contains("does not fit the prior's"));
+    let flat = TensorData::new(vec![0.5_f32], Vec::<usize>::new());
+    let scalars = [(a.clone(), flat.clone()), (b.clone(), flat)];
+    assert!(refused(&scalars).contains("does not fit the prior's"));
     let good = [(a, tensor([2, 4])), (b, tensor([4, 2]))];
     let nan = (
         key("alpha"),
@@ -252,4 +255,15 @@ fn what_does_not_fit_is_refused_in_one_line() {
         .expect_err("another prior's")
         .to_string();
     assert!(why.contains("0 of 21 keys matched"), "{why}");
+    // A file with any byte of its header changed is read or refused, without a panic.
+    let whole = std::fs::read(form(&file, place.path(), "kohya")).expect("reads");
+    let path = place.path().join("changed.safetensors");
+    for i in (0..whole.len().min(4000)).step_by(7) {
+        for byte in [0, b'9', b'"', 0xFF] {
+            let mut changed = whole.clone();
+            changed[i] = byte;
+            std::fs::write(&path, changed).expect("writes");
+            drop(LoraFile::open(&path, &shapes));
+        }
+    }
 }

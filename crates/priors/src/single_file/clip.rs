@@ -86,6 +86,13 @@ impl Naming for EncoderNames {
             let table = "text_model.embeddings.position_embedding.weight";
             return vec![Piece::new(table, Part::Unit)];
         }
+        if name == "shared.weight" {
+            // T5's table of tokens has two names, and some files keep the other only.
+            return vec![
+                Piece::whole(name),
+                Piece::whole("encoder.embed_tokens.weight"),
+            ];
+        }
         vec![Piece::whole(name)]
     }
 

@@ -173,7 +173,7 @@ impl LoraFile {
             };
             for place in names.find(module) {
                 let update = one(&down, &up, place).and_then(|(down, up)| {
-                    let rank = down.shape()[0];
+                    let rank = down.shape().first().copied().unwrap_or(0);
                     let alpha = parts.alpha.or(alphas.of_module(&place.module));
                     let update = Update {
                         alpha: alpha.unwrap_or(rank as f64),
@@ -287,10 +287,13 @@ fn fits(update: &Update, wanted: &[usize]) -> bool {
         ([r, _], [_, s]) | ([r, _, _, _], [_, s, 1, 1]) => *r == *s && *r > 0,
         _ => false,
     };
+    if !inner || !update.alpha.is_finite() {
+        return false;
+    }
     // A linear map is stored as a 1x1 convolution by some.
     let shape = update.shape();
     let squeezed = shape.len() == 4 && shape[2..] == [1, 1] && shape[..2] == *wanted;
-    inner && (shape == wanted || squeezed) && update.alpha.is_finite()
+    shape == wanted || squeezed
 }
 
 /// Alphas of the file's header, as diffusers writes them.

@@ -91,7 +91,8 @@ pub fn merged(
     let mut reports = Vec::new();
     for (path, strength) in files {
         let file = LoraFile::open(path.as_ref(), &shapes)?;
-        for (module, update) in file.updates {
+        // Strength 0 leaves every bit as it is.
+        for (module, update) in file.updates.into_iter().filter(|_| *strength != 0.0) {
             updates.entry(module).or_default().push((*strength, update));
         }
         reports.push(file.report);
