@@ -257,6 +257,36 @@ fn a_checkpoint_finds_its_parts_inside_and_beside() {
 }
 
 #[test]
+fn t5_counts_where_its_tokenizer_is() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("sd3.safetensors");
+    let tensors: [(&str, &[usize]); 4] = [
+        ("joint_blocks.0.x_block.attn.qkv.weight", &[4608, 1536]),
+        ("pos_embed", &[1, 36_864, 1536]),
+        (
+            "text_encoders.clip_l.transformer.text_model.embeddings.token_embedding.weight",
+            &[49_408, 768],
+        ),
+        (
+            "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q.weight",
+            &[4096, 4096],
+        ),
+    ];
+    write_header(&path, &tensors);
+    let has = |file: &str| Folder::open(&path).expect("opens").has(file);
+    assert!(has("text_encoder/config.json") && !has("text_encoder_2/config.json"));
+    assert!(!has("text_encoder_3/config.json") && !has("text_encoder_3/model.safetensors"));
+    std::fs::create_dir(folder.path().join("tokenizer_3")).expect("makes the folder");
+    std::fs::write(folder.path().join("tokenizer_3/tokenizer.json"), "{}").expect("writes");
+    assert!(has("text_encoder_3/config.json") && has("text_encoder_3/model.safetensors"));
+    let found = Folder::open(&path).expect("opens");
+    assert_eq!(
+        found.json("tokenizer_3/tokenizer.json").expect("JSON"),
+        json!({})
+    );
+}
+
+#[test]
 fn shards_variants_and_the_cache_are_found() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = folder.path().join("models--someone--model");

@@ -38,14 +38,19 @@ pub struct SingleFile {
     configs: &'static [(&'static str, &'static [u8])],
     /// The tensors of every sub-folder that a diffusers folder would have.
     parts: BTreeMap<&'static str, View>,
+    /// T5's tokenizer, which the program does not have.
+    t5_tokenizer: Option<PathBuf>,
 }
+
+/// T5's tokenizer in a diffusers folder, and beside a checkpoint or beside its folder.
+const T5_TOKENIZER: &str = "tokenizer_3/tokenizer.json";
 
 /// The sub-folders with weights besides the network's.
 const SDXL_PARTS: &[&str] = &["vae", "text_encoder", "text_encoder_2"];
 const SD3_PARTS: &[&str] = &["vae", "text_encoder", "text_encoder_2", "text_encoder_3"];
 
 impl SingleFile {
-    /// Opens the checkpoint at `path` and finds the parts that are beside it.
+    /// Opens the checkpoint at `path` and finds the parts that are beside it. T5 counts only where its tokenizer is.
     ///
     /// # Errors
     /// A file that is no safetensors file, or that holds no network that can restore; two files for one part.
@@ -70,11 +75,18 @@ impl SingleFile {
             }
         }
         parts.extend(beside::find(path, kind, &missing)?);
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let places = ["", ".."].map(|place| folder.join(place).join(T5_TOKENIZER));
+        let t5_tokenizer = places.into_iter().find(|path| path.is_file());
+        if t5_tokenizer.is_none() {
+            parts.remove("text_encoder_3");
+        }
         Ok(Self {
             path: path.to_owned(),
             kind,
             configs,
             parts,
+            t5_tokenizer,
         })
     }
 
@@ -103,6 +115,9 @@ impl SingleFile {
 
     /// Whether the checkpoint or its model's configurations have `file`; no `config.json` without its weights.
     pub(crate) fn has(&self, file: &str) -> bool {
+        if file == T5_TOKENIZER {
+            return self.t5_tokenizer.is_some();
+        }
         let there = self.parts.contains_key(part(file));
         if file.ends_with(".safetensors") {
             return there;
@@ -112,6 +127,9 @@ impl SingleFile {
     }
 
     pub(crate) fn read(&self, file: &str) -> Result<Bytes, Error> {
+        if let Some(path) = self.t5_tokenizer.as_ref().filter(|_| file == T5_TOKENIZER) {
+            return kernels::map_file(path).map_err(|source| Error::io(path, source));
+        }
         let found = self.configs.iter().find(|(name, _)| *name == file);
         match found.filter(|_| self.has(file)) {
             Some((_, bytes)) => Ok(Bytes::from_static(bytes)),
