@@ -1,4 +1,5 @@
-//! CLIP's byte-pair tokenizer, from a model's own `vocab.json` and `merges.txt`.
+//! CLIP's byte-pair tokenizer, from a model's own `vocab.json` and `merges.txt`, or with OpenAI's vocabulary for
+//! checkpoints that come without (the crate `instant-clip-tokenizer` has it).
 //!
 //! NFC, white space collapsed, lower case; split into contractions, letters, single digits and the
 //! rest; byte level; merges with `</w>` at a word's end; between start and end tokens; padded.
@@ -6,8 +7,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::{self, Debug, Formatter},
     path::Path,
     str::FromStr,
+    sync::{Arc, LazyLock},
 };
 
 use serde_json::{Map, Value, json};
@@ -22,10 +25,32 @@ const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
 const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
+/// OpenAI's vocabulary, read once.
+static OPENAI: LazyLock<Arc<instant_clip_tokenizer::Tokenizer>> =
+    LazyLock::new(|| Arc::new(instant_clip_tokenizer::Tokenizer::new()));
+
+/// What turns a prompt into tokens.
+#[derive(Clone)]
+enum Words {
+    /// A model's own vocabulary.
+    Own(Box<Tokenizer>),
+    /// OpenAI's, after this normalizer.
+    OpenAi(Box<Tokenizer>, Arc<instant_clip_tokenizer::Tokenizer>),
+}
+
+impl Debug for Words {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Own(_) => "own vocabulary",
+            Self::OpenAi(..) => "OpenAI's vocabulary",
+        })
+    }
+}
+
 /// The tokenizer of one text encoder.
 #[derive(Clone, Debug)]
 pub struct ClipTokenizer {
-    tokenizer: Tokenizer,
+    words: Words,
     start: u32,
     end: u32,
     pad: u32,
@@ -77,18 +102,45 @@ impl ClipTokenizer {
             id.ok_or_else(|| bad(format!("no token {token}")))
         };
         let (start, end) = (id(START)?, id(END)?);
-        let pad = match config.get("pad_token") {
-            Some(Value::String(pad)) => id(pad)?,
-            Some(Value::Object(pad)) => {
-                id(pad.get("content").and_then(Value::as_str).unwrap_or(END))?
-            }
-            _ => end,
-        };
+        let pad = id(pad_token(config))?;
         let special = [(start, START), (end, END)];
         let tokenizer = Tokenizer::from_str(&description(&vocab, &merges, &special).to_string())
             .map_err(|why| bad(why.to_string()))?;
         Ok(Self {
-            tokenizer,
+            words: Words::Own(Box::new(tokenizer)),
+            start,
+            end,
+            pad,
+            length,
+        })
+    }
+
+    /// With OpenAI's vocabulary of 49,408 tokens, padded as `tokenizer_config.json` says.
+    ///
+    /// # Errors
+    /// A padding token other than the end or `!`, or an encoder of less than two positions.
+    pub fn embedded(config: &Value, length: usize) -> Result<Self, Error> {
+        let bad = |why: &str| Error::unsupported("tokenizer_config.json", why);
+        let openai = OPENAI.clone();
+        let (start, end) = (openai.start_of_text(), openai.end_of_text());
+        let (start, end) = (u32::from(start.to_u16()), u32::from(end.to_u16()));
+        let pad = match pad_token(config) {
+            END => end,
+            "!" => 0,
+            _ => {
+                return Err(bad(
+                    "pads with a token other than the end or \"!\"; give a folder with its vocabulary",
+                ));
+            }
+        };
+        if length < 2 {
+            return Err(bad(
+                "belongs to an encoder without room for a prompt; use another model",
+            ));
+        }
+        let normalizer = unlearned().map_err(|why| bad(&why))?;
+        Ok(Self {
+            words: Words::OpenAi(Box::new(normalizer), openai),
             start,
             end,
             pad,
@@ -98,19 +150,30 @@ impl ClipTokenizer {
 
     /// The largest token id of the vocabulary.
     pub fn largest_id(&self) -> u32 {
-        self.tokenizer
-            .get_vocab(true)
-            .into_values()
-            .max()
-            .unwrap_or(0)
+        match &self.words {
+            Words::Own(own) => own.get_vocab(true).into_values().max().unwrap_or(0),
+            Words::OpenAi(..) => self.end,
+        }
     }
 
     /// The token ids of `prompt`.
     pub fn encode(&self, prompt: &str) -> Tokens {
-        let encoding = self.tokenizer.encode(prompt, false);
-        let words = encoding
-            .map(|encoding| encoding.get_ids().to_vec())
-            .unwrap_or_default();
+        let words = match &self.words {
+            Words::Own(own) => {
+                let encoding = own.encode(prompt, false);
+                encoding
+                    .map(|encoding| encoding.get_ids().to_vec())
+                    .unwrap_or_default()
+            }
+            Words::OpenAi(normalizer, openai) => {
+                let mut tokens = Vec::new();
+                openai.encode(normalized(normalizer, prompt).get(), &mut tokens);
+                tokens
+                    .into_iter()
+                    .map(|token| token.to_u16().into())
+                    .collect()
+            }
+        };
         let kept = words.len().min(self.length - 2);
         let mut ids = vec![self.start];
         ids.extend(&words[..kept]);
@@ -121,6 +184,31 @@ impl ClipTokenizer {
             dropped: words.len() - kept,
         }
     }
+}
+
+/// The token that fills a prompt up.
+fn pad_token(config: &Value) -> &str {
+    match config.get("pad_token") {
+        Some(Value::String(pad)) => pad,
+        Some(Value::Object(pad)) => pad.get("content").and_then(Value::as_str).unwrap_or(END),
+        _ => END,
+    }
+}
+
+/// A tokenizer without a vocabulary, for what it does before merging.
+fn unlearned() -> Result<Tokenizer, String> {
+    let empty = description(&json!({ END: 0 }), &[], &[]).to_string();
+    Tokenizer::from_str(&empty).map_err(|why| why.to_string())
+}
+
+/// NFC, white space collapsed, lower case.
+fn normalized(tokenizer: &Tokenizer, text: &str) -> NormalizedString {
+    let mut text = NormalizedString::from(text);
+    if let Some(normalizer) = tokenizer.get_normalizer() {
+        // None of the three steps can fail.
+        normalizer.normalize(&mut text).unwrap_or_default();
+    }
+    text
 }
 
 /// The tokenizer as the `tokenizers` crate's own JSON.
@@ -211,17 +299,10 @@ fn words(texts: &[String]) -> Result<Vec<(Vec<String>, usize)>, Error> {
             format!("give no vocabulary ({why}); correct them"),
         )
     };
-    let empty = description(&json!({ END: 0 }), &[], &[]).to_string();
-    let tokenizer = Tokenizer::from_str(&empty).map_err(|why| bad(why.to_string()))?;
+    let tokenizer = unlearned().map_err(bad)?;
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for text in texts {
-        let mut text = NormalizedString::from(text.as_str());
-        if let Some(normalizer) = tokenizer.get_normalizer() {
-            normalizer
-                .normalize(&mut text)
-                .map_err(|why| bad(why.to_string()))?;
-        }
-        let mut parts = PreTokenizedString::from(text);
+        let mut parts = PreTokenizedString::from(normalized(&tokenizer, text));
         if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {
             pre_tokenizer
                 .pre_tokenize(&mut parts)

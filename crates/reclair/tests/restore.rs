@@ -281,10 +281,7 @@ fn a_damaged_prior_is_named() {
         args.extend(["--prior", text(&prior), "--adapter", "none"]);
         refuses(&args)
     };
-    assert!(
-        run().contains("unet/diffusion_pytorch_model.safetensors"),
-        "a missing file"
-    );
+    assert!(run().contains("is no file, no folder"), "nothing there");
     let whole = mini().join("prior");
     let unet = prior.join("unet/diffusion_pytorch_model.safetensors");
     let fresh = || {
@@ -293,6 +290,11 @@ fn a_damaged_prior_is_named() {
         std::fs::read(&unet).expect("copied")
     };
     let bytes = fresh();
+    std::fs::remove_file(&unet).expect("removes");
+    assert!(
+        run().contains("unet/diffusion_pytorch_model.safetensors"),
+        "a missing file"
+    );
     std::fs::write(&unet, &bytes[..bytes.len() - 1000]).expect("writes");
     assert!(run().contains("no whole safetensors file"), "truncated");
     let mut lying = fresh();

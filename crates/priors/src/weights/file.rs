@@ -1,6 +1,9 @@
 //! A safetensors file, memory-mapped and handed to burn without a copy.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use burn::tensor::{AllocationProperty, Bytes, DType, TensorData};
 use safetensors::{
@@ -9,6 +12,10 @@ use safetensors::{
 };
 
 use crate::Error;
+
+/// Why a pickle is refused.
+pub(crate) const PICKLE: &str = "is a pickle (.ckpt, .pt, .bin), which can run code when it is read; \
+                                 take the model's safetensors file or convert it";
 
 /// An open safetensors file whose header has been checked against its length.
 #[derive(Debug)]
@@ -35,9 +42,8 @@ impl SafetensorsFile {
     /// # Errors
     /// A pickle, or a header that disagrees with the number of bytes.
     pub fn from_bytes(bytes: bytes::Bytes, origin: &Path) -> Result<Self, Error> {
-        if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&[0x80, 0x02]) {
-            let what = "is a pickle, which can run code when it is read; convert it to safetensors";
-            return Err(Error::unsupported(origin, what));
+        if bytes.starts_with(b"PK\x03\x04") || matches!(*bytes, [0x80, 2..=5, ..]) {
+            return Err(Error::unsupported(origin, PICKLE));
         }
         let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|why| {
             let what = format!("is no whole safetensors file ({why}); download or copy it again");
@@ -99,22 +105,49 @@ impl SafetensorsFile {
             .collect()
     }
 
+    /// The stored type of a parameter, which must be a number that burn can calculate with.
+    ///
+    /// # Errors
+    /// A missing tensor, or one of integers or of a type that burn lacks.
+    pub fn float(&self, name: &str) -> Result<DType, Error> {
+        match self.dtype(name) {
+            Some(dtype) if dtype.is_float() => Ok(dtype),
+            _ => {
+                let stored = self.metadata.info(name).map(|info| info.dtype);
+                let stored = stored.map_or("missing".to_owned(), |dtype| {
+                    format!("stored as {dtype:?}, not F32, F16 or BF16")
+                });
+                let what = format!("tensor {name} is {stored}; take the model's 16-bit file");
+                Err(Error::weights(&self.path, what))
+            }
+        }
+    }
+
     /// A tensor that shares this file's memory. None when it is missing or of a type burn lacks.
     pub fn data(&self, name: &str) -> Option<TensorData> {
         let info = self.metadata.info(name)?;
         let dtype = burn_dtype(info.dtype)?;
         Some(TensorData::from_bytes(
-            self.slice(info),
+            self.slice(info, 0..1, 1),
             info.shape.clone(),
             dtype,
         ))
     }
 
-    fn slice(&self, info: &TensorInfo) -> Bytes {
+    /// Rows of a tensor that [`SafetensorsFile::has`], in this file's memory.
+    pub(super) fn rows(&self, name: &str, rows: Range<usize>) -> Bytes {
+        let info = self.metadata.info(name).expect("asked for before");
+        self.slice(info, rows, info.shape.first().copied().unwrap_or(1))
+    }
+
+    /// The part `rows` of `of` equal ones.
+    fn slice(&self, info: &TensorInfo, rows: Range<usize>, of: usize) -> Bytes {
         let (start, end) = info.data_offsets;
+        let row = (end - start) / of.max(1);
+        let start = self.data_start + start;
         let slice = self
             .bytes
-            .slice(self.data_start + start..self.data_start + end);
+            .slice(start + rows.start * row..start + rows.end * row);
         if slice.as_ptr().align_offset(width(info.dtype)) == 0 {
             Bytes::from_shared(slice, AllocationProperty::File)
         } else {

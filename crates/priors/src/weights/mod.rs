@@ -6,10 +6,12 @@
 //! autodiff tape and [`Weights::gradients`] hands out the gradients by name. Names are the only identity a
 //! parameter has: checkpoints, optimiser state and averages are keyed by them.
 
+mod edit;
 mod file;
 mod formula;
 mod init;
 mod save;
+mod view;
 
 use std::{
     collections::BTreeMap,
@@ -20,9 +22,12 @@ use std::{
 
 use burn::tensor::{AllocationProperty, Bytes, DType, Device, Gradients, Tensor, TensorData};
 
+pub use edit::Edit;
+pub(crate) use file::PICKLE;
 pub use file::SafetensorsFile;
 pub use init::{Init, stream};
-pub use save::{Metadata, save_safetensors, write_atomically};
+pub use save::{Metadata, Stored, save_safetensors, write_atomically, write_safetensors};
+pub use view::{Naming, Part, Piece, View};
 
 use crate::Error;
 
@@ -46,20 +51,28 @@ pub fn share(data: TensorData) -> TensorData {
     )
 }
 
-/// Zeros of this shape that share `zeros` with all others.
-fn blank(zeros: &Mutex<bytes::Bytes>, shape: &[usize]) -> TensorData {
-    let n = 4 * shape.iter().product::<usize>();
-    let mut zeros = zeros.lock().expect("no panic while held");
-    if zeros.len() < n {
-        *zeros = vec![0_u8; n].into();
+/// The most values a blank tensor may have, and the most blank tensors: four times what T5-XXL's table holds, ten
+/// times as many as any supported network has. A `config.json` that asks for more is not counted but refused.
+const BLANK_LIMIT: (usize, usize) = (1 << 29, 20_000);
+
+/// Zeros of this shape that share `zeros` with all others; none beyond the limit.
+fn blank(zeros: &Mutex<bytes::Bytes>, shape: &[usize]) -> Option<TensorData> {
+    let product = |n: usize, &side: &usize| n.checked_mul(side);
+    let n = shape.iter().try_fold(1, product)?;
+    if n > BLANK_LIMIT.0 {
+        return None;
     }
-    let bytes = Bytes::from_shared(zeros.slice(..n), AllocationProperty::Other);
-    TensorData::from_bytes(bytes, shape.to_vec(), DType::F32)
+    let mut zeros = zeros.lock().expect("no panic while held");
+    if zeros.len() < 4 * n {
+        *zeros = vec![0_u8; 4 * n].into();
+    }
+    let bytes = Bytes::from_shared(zeros.slice(..4 * n), AllocationProperty::Other);
+    Some(TensorData::from_bytes(bytes, shape.to_vec(), DType::F32))
 }
 
 /// A place tensors come from.
 enum Source {
-    Files(Vec<SafetensorsFile>),
+    Files(View),
     Values(Values),
     Seed(u64),
     Formula,
@@ -84,6 +97,7 @@ struct Shared {
     used: Mutex<BTreeMap<String, Vec<usize>>>,
     made: Mutex<Values>,
     leaves: Option<Mutex<Vec<Leaf>>>,
+    edit: Option<Arc<dyn Edit>>,
 }
 
 type GradientOf = Box<dyn Fn(&mut Gradients) -> Option<TensorData> + Send>;
@@ -115,6 +129,7 @@ impl Weights {
             used: Mutex::default(),
             made: Mutex::default(),
             leaves: None,
+            edit: None,
         };
         Self {
             shared: Arc::new(shared),
@@ -135,8 +150,13 @@ impl Weights {
             .iter()
             .map(|path| SafetensorsFile::open(path))
             .collect::<Result<Vec<_>, _>>()?;
-        let origin = paths.first().cloned().unwrap_or_default();
-        Ok(Self::new(Source::Files(files), origin, precision, device))
+        Ok(Self::from_view(View::plain(files), precision, device))
+    }
+
+    /// Tensors of open files, under the names of a view.
+    pub fn from_view(view: View, precision: Precision, device: &Device) -> Self {
+        let origin = view.path().to_owned();
+        Self::new(Source::Files(view), origin, precision, device)
     }
 
     /// Tensors of a safetensors file already in memory; `origin` names it in errors.
@@ -150,12 +170,18 @@ impl Weights {
         device: &Device,
     ) -> Result<Self, Error> {
         let file = SafetensorsFile::from_bytes(bytes, origin)?;
-        Ok(Self::new(
-            Source::Files(vec![file]),
-            origin,
-            precision,
-            device,
-        ))
+        Ok(Self::from_view(View::plain(vec![file]), precision, device))
+    }
+
+    /// The same tensors, each changed by `edit` when it is asked for.
+    ///
+    /// # Panics
+    /// When another view of them exists already.
+    #[must_use]
+    pub fn edited(mut self, edit: Arc<dyn Edit>) -> Self {
+        let shared = Arc::get_mut(&mut self.shared).expect("edited before it is shared");
+        shared.edit = Some(edit);
+        self
     }
 
     /// Tensors held in memory; the networks share it.
@@ -236,7 +262,7 @@ impl Weights {
     pub fn has(&self, name: &str) -> bool {
         let name = self.name(name);
         match &self.shared.source {
-            Source::Files(files) => files.iter().any(|file| file.has(&name)),
+            Source::Files(view) => view.has(&name),
             Source::Values(values) => values.contains_key(&name),
             Source::Seed(_) | Source::Formula | Source::Blank(_) => true,
         }
@@ -272,17 +298,17 @@ impl Weights {
 
     fn dtype(&self, name: &str) -> DType {
         match (&self.shared.source, self.shared.precision) {
-            (Source::Files(files), Precision::Stored) => files
-                .iter()
-                .find_map(|file| file.dtype(name))
-                .unwrap_or(DType::F32),
+            (Source::Files(view), Precision::Stored) => match view.dtype(name) {
+                Some(DType::F64) | None => DType::F32,
+                Some(dtype) => dtype,
+            },
             _ => DType::F32,
         }
     }
 
     fn data(&self, name: &str, shape: &[usize], init: Init) -> Result<TensorData, Error> {
         let data = match &self.shared.source {
-            Source::Files(files) => files.iter().find_map(|file| file.data(name)),
+            Source::Files(view) => view.data(name)?,
             Source::Values(values) => values.get(name).cloned(),
             Source::Seed(seed) => {
                 let data = init.data(*seed, name, shape);
@@ -294,7 +320,16 @@ impl Weights {
                 Some(data)
             }
             Source::Formula => Some(formula::data(name, shape)),
-            Source::Blank(zeros) => Some(blank(zeros, shape)),
+            Source::Blank(zeros) => {
+                let count = self.shared.used.lock().expect("no panic while held").len();
+                let data = blank(zeros, shape).filter(|_| count < BLANK_LIMIT.1);
+                Some(data.ok_or_else(|| {
+                    let what = format!(
+                        "tensor {name} {shape:?} is beyond any known network; correct config.json"
+                    );
+                    Error::weights(&self.shared.origin, what)
+                })?)
+            }
         };
         let data = data.ok_or_else(|| {
             let what = format!(
@@ -309,7 +344,10 @@ impl Weights {
             );
             return Err(Error::weights(&self.shared.origin, what));
         }
-        Ok(data)
+        Ok(match &self.shared.edit {
+            Some(edit) => edit.edit(name, data),
+            None => data,
+        })
     }
 
     /// The initial values a seeded source has given so far, from any view.
@@ -344,19 +382,17 @@ impl Weights {
     /// The first few unused names.
     pub fn finish(&self) -> Result<(), Error> {
         let used = self.shapes();
-        let names: Vec<&str> = match &self.shared.source {
-            Source::Files(files) => files
-                .iter()
-                .flat_map(|file| file.names())
-                .map(String::as_str)
-                .collect(),
-            Source::Values(values) => values.keys().map(String::as_str).collect(),
+        let unused: Vec<String> = match &self.shared.source {
+            Source::Files(view) => view.unused(&used),
+            Source::Values(values) => {
+                let names = values.keys();
+                names
+                    .filter(|name| !used.contains_key(*name))
+                    .cloned()
+                    .collect()
+            }
             Source::Seed(_) | Source::Formula | Source::Blank(_) => return Ok(()),
         };
-        let unused: Vec<&str> = names
-            .into_iter()
-            .filter(|name| !used.contains_key(*name))
-            .collect();
         if unused.is_empty() {
             return Ok(());
         }

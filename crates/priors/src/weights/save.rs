@@ -1,39 +1,41 @@
-//! Writing safetensors files, atomically.
+//! Writing safetensors files, atomically and tensor by tensor.
 
 use std::{
-    borrow::Cow,
-    collections::{BTreeMap, HashMap},
-    io::Write,
+    collections::BTreeMap,
+    io::{BufWriter, Write},
     path::Path,
 };
 
 use burn::tensor::{DType, TensorData};
 use half::{bf16, f16};
-use safetensors::{Dtype, View};
+use serde_json::{Map, Value, json};
 
 use crate::{Error, weights::Values};
 
 /// The header's `__metadata__`.
 pub type Metadata = BTreeMap<String, String>;
 
-struct Stored {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
+/// How a tensor will be stored: its type (f32, f16 or bf16) and shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// F32, F16 or BF16; whatever else is stored as F32.
+    pub dtype: DType,
+    /// The shape.
+    pub shape: Vec<usize>,
 }
 
-impl View for &Stored {
-    fn dtype(&self) -> Dtype {
-        self.dtype
+impl Stored {
+    fn name(&self) -> &'static str {
+        match self.dtype {
+            DType::F16 => "F16",
+            DType::BF16 => "BF16",
+            _ => "F32",
+        }
     }
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
-    }
-    fn data_len(&self) -> usize {
-        self.bytes.len()
+
+    fn size(&self) -> usize {
+        let width = if self.name() == "F32" { 4 } else { 2 };
+        width * self.shape.iter().product::<usize>()
     }
 }
 
@@ -47,76 +49,83 @@ pub fn save_safetensors(
     dtype: DType,
     metadata: &Metadata,
 ) -> Result<(), Error> {
-    let stored: BTreeMap<&str, Stored> = values
+    let stored = |data: &TensorData| Stored {
+        dtype,
+        shape: data.shape().as_slice().to_vec(),
+    };
+    let header = values
         .iter()
-        .map(|(name, data)| (name.as_str(), store(data, dtype)))
+        .map(|(name, data)| (name.clone(), stored(data)))
         .collect();
-    let mut header: HashMap<String, String> = HashMap::from([("format".into(), "pt".into())]);
-    header.extend(metadata.clone());
-    let bytes = safetensors::serialize(stored.iter(), Some(header)).map_err(|why| {
-        Error::input(
-            path,
-            format!("cannot be written ({why}); report this as a bug"),
-        )
-    })?;
-    write_atomically(path, &sort_header(bytes))
+    write_safetensors(path, &header, metadata, |name| Ok(values[name].clone()))
 }
 
-fn store(data: &TensorData, dtype: DType) -> Stored {
-    let shape = data.shape().as_slice().to_vec();
+/// Writes the tensors of `header`, one after the other, each asked of `tensor` when its turn comes; so a file of
+/// gigabytes takes the memory of its largest tensor.
+///
+/// # Errors
+/// What `tensor` says, a folder that cannot be written to, or a full disk; the old file stays as it was.
+pub fn write_safetensors(
+    path: &Path,
+    header: &BTreeMap<String, Stored>,
+    metadata: &Metadata,
+    mut tensor: impl FnMut(&str) -> Result<TensorData, Error>,
+) -> Result<(), Error> {
+    // Wide types first, so that every tensor is aligned.
+    let mut order: Vec<(&String, &Stored)> = header.iter().collect();
+    order.sort_by_key(|(_, stored)| stored.name() != "F32");
+    let mut about = metadata.clone();
+    about.entry("format".into()).or_insert("pt".into());
+    let mut at = 0;
+    let mut entries = BTreeMap::from([("__metadata__", json!(about))]);
+    for (name, stored) in &order {
+        let end = at + stored.size();
+        let entry =
+            json!({"dtype": stored.name(), "shape": stored.shape, "data_offsets": [at, end]});
+        entries.insert(name, entry);
+        at = end;
+    }
+    let entries: Map<String, Value> = entries
+        .into_iter()
+        .map(|(name, entry)| (name.to_owned(), entry))
+        .collect();
+    let mut text = Value::Object(entries).to_string().into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let write = |file: &mut dyn Write| -> Result<(), Error> {
+        let io = |source| Error::io(path, source);
+        let mut file = BufWriter::with_capacity(1 << 20, file);
+        file.write_all(&(text.len() as u64).to_le_bytes())
+            .map_err(io)?;
+        file.write_all(&text).map_err(io)?;
+        for (name, stored) in order {
+            let bytes = converted(tensor(name)?, stored.dtype);
+            assert_eq!(bytes.len(), stored.size(), "bytes of {name}");
+            file.write_all(&bytes).map_err(io)?;
+        }
+        file.flush().map_err(io)
+    };
+    atomically(path, write)
+}
+
+fn converted(data: TensorData, dtype: DType) -> Vec<u8> {
+    if data.dtype() == dtype {
+        return data.as_bytes().to_vec();
+    }
     let values: Vec<f32> = data
-        .clone()
         .convert::<f32>()
         .try_into_vec()
         .expect("converted to f32");
-    let (dtype, bytes) = match dtype {
-        DType::F16 => (
-            Dtype::F16,
-            values
-                .iter()
-                .flat_map(|&v| f16::from_f32(v).to_le_bytes())
-                .collect(),
-        ),
-        DType::BF16 => (
-            Dtype::BF16,
-            values
-                .iter()
-                .flat_map(|&v| bf16::from_f32(v).to_le_bytes())
-                .collect(),
-        ),
-        _ => (
-            Dtype::F32,
-            values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        ),
-    };
-    Stored {
-        dtype,
-        shape,
-        bytes,
+    match dtype {
+        DType::F16 => values
+            .iter()
+            .flat_map(|&v| f16::from_f32(v).to_le_bytes())
+            .collect(),
+        DType::BF16 => values
+            .iter()
+            .flat_map(|&v| bf16::from_f32(v).to_le_bytes())
+            .collect(),
+        _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
     }
-}
-
-/// Rewrites the header with sorted keys: the library keeps metadata in a map of random order.
-fn sort_header(bytes: Vec<u8>) -> Vec<u8> {
-    let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
-    let header: BTreeMap<String, serde_json::Value> =
-        serde_json::from_slice(&bytes[8..8 + length]).expect("just written");
-    let sorted: BTreeMap<String, serde_json::Value> = header
-        .into_iter()
-        .map(|(key, value)| match value {
-            serde_json::Value::Object(map) if key == "__metadata__" => {
-                let map: BTreeMap<_, _> = map.into_iter().collect();
-                (key, serde_json::json!(map))
-            }
-            other => (key, other),
-        })
-        .collect();
-    let mut header = serde_json::to_vec(&sorted).expect("plain JSON");
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let mut out = (header.len() as u64).to_le_bytes().to_vec();
-    out.extend(header);
-    out.extend(&bytes[8 + length..]);
-    out
 }
 
 /// Writes `bytes` to `path` through a temporary file in the same folder.
@@ -124,23 +133,31 @@ fn sort_header(bytes: Vec<u8>) -> Vec<u8> {
 /// # Errors
 /// A folder that cannot be written to, or a full disk; the old file stays as it was.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    atomically(path, |file| {
+        file.write_all(bytes)
+            .map_err(|source| Error::io(path, source))
+    })
+}
+
+fn atomically(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), Error>,
+) -> Result<(), Error> {
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let write = || -> std::io::Result<()> {
-        std::fs::create_dir_all(folder)?;
-        let mut builder = tempfile::Builder::new();
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(std::fs::Permissions::from_mode(0o666)); // the umask applies
-        }
-        let mut file = builder.tempfile_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
-    };
-    write().map_err(|source| Error::io(path, source))
+    let io = |source| Error::io(path, source);
+    std::fs::create_dir_all(folder).map_err(io)?;
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666)); // the umask applies
+    }
+    let mut file = builder.tempfile_in(folder).map_err(io)?;
+    write(&mut file)?;
+    file.as_file().sync_all().map_err(io)?;
+    file.persist(path).map_err(|error| io(error.error))?;
+    Ok(())
 }

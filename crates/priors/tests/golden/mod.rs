@@ -232,11 +232,15 @@ pub(crate) fn formula_values(device: &Device, build: impl FnOnce(&Weights)) -> V
         .collect()
 }
 
-fn formula_value(formula: &Weights, name: &str, shape: &[usize]) -> TensorData {
+/// The formula's value of one tensor.
+pub(crate) fn formula_value(formula: &Weights, name: &str, shape: &[usize]) -> TensorData {
     use priors::weights::Init::Zeros;
     let got = match *shape {
         [a] => formula.tensor(name, [a], Zeros).map(Tensor::into_data),
         [a, b] => formula.tensor(name, [a, b], Zeros).map(Tensor::into_data),
+        [a, b, c] => formula
+            .tensor(name, [a, b, c], Zeros)
+            .map(Tensor::into_data),
         [a, b, c, d] => formula
             .tensor(name, [a, b, c, d], Zeros)
             .map(Tensor::into_data),

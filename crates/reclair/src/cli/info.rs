@@ -4,25 +4,16 @@ use std::io::Write;
 
 use burn::tensor::Device;
 use clap::Parser;
-use priors::{
-    clip::ClipText,
-    flow::Prior,
-    folder::{Folder, PriorModel},
-    unet::Unet,
-    vae::AutoencoderKl,
-    weights::Weights,
-};
-use reclair::embedded;
-use restore::{
-    adapter::RestorationAdapter,
-    lora::{Lora, LoraConfig, self_attention_targets},
-};
-use serde_json::json;
+use priors::{clip::ClipText, folder::Folder, vae::AutoencoderKl, weights::Weights};
+use serde_json::{Map, Value, json};
+
+use super::table3::{Counted, Model, Row, prediction};
 
 /// Arguments of `info`.
 #[derive(Debug, Parser)]
 pub(super) struct Args {
-    /// The prior: `mini` (embedded), or a folder in diffusers' layout; weights are not needed.
+    /// The prior: `mini`, `sdxl`, `sd3`, `sd3.5-medium`, `sd3.5-large` (configurations in the program), a folder in diffusers'
+    /// layout (weights are not needed) or a safetensors checkpoint.
     #[arg(long, default_value = "mini")]
     prior: String,
     /// An adapter folder; mini's own by default.
@@ -39,89 +30,118 @@ pub(super) struct Args {
 /// Runs it: parameter counts from the configurations alone.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     super::in_range("--lora-rank", args.lora_rank as f64, 1.0, 4096.0)?;
-    let mini = args.prior == "mini";
-    let prior = if mini {
-        embedded::mini_prior()
-    } else {
-        Folder::Disk(args.prior.clone().into())
+    let model = Model::named(&args.prior);
+    let prior = match model {
+        Some(model) => model.folder(),
+        None => super::prior(&args.prior)?,
     };
-    let adapter = match &args.adapter {
-        Some(folder) => Some(Folder::Disk(folder.into())),
-        None => mini.then(embedded::mini_adapter),
+    let counted = Counted::open(&prior)?;
+    let row = model
+        .map(|model| counted.row(model, args.lora_rank))
+        .transpose()?;
+    let adapter = match super::adapter(args.adapter.as_deref(), &args.prior) {
+        Some(adapter) => counted.adapter_of(&adapter)?,
+        None => row.as_ref().map_or(0, |row| row.adapter),
     };
-    let device = Device::flex();
-    let blank = || Weights::blank(&device);
-    let (unet_w, vae_w, text_w, adapter_w, lora_w) = (blank(), blank(), blank(), blank(), blank());
-    let file = "unet/config.json";
-    let unet = Unet::from_json(&prior.json(file)?, &prior.path(file), &unet_w)?;
-    let file = "vae/config.json";
-    AutoencoderKl::from_json(&prior.json(file)?, &prior.path(file), &vae_w)?;
-    let file = "text_encoder/config.json";
-    ClipText::from_json(&prior.json(file)?, &prior.path(file), &text_w)?;
-    let scheduler = PriorModel::open_scheduler(&prior)?;
-    if let Some(adapter) = &adapter {
-        let file = "restoration_adapter/config.json";
-        RestorationAdapter::from_json(
-            &adapter.json(file)?,
-            &adapter.path(file),
-            unet.sites(),
-            &adapter_w,
-        )?;
+    let mut parameters = Map::new();
+    parameters.insert(prior.network().into(), counted.count().into());
+    for part in ["vae", "text_encoder", "text_encoder_2"] {
+        if let Some(count) = count(&prior, part)? {
+            parameters.insert(part.into(), count.into());
+        }
     }
-    let lora = LoraConfig {
-        rank: args.lora_rank,
-        alpha: args.lora_rank as f64,
-    };
-    Lora::new(&lora, &self_attention_targets(&unet_w.shapes()), &lora_w)?;
-    let sites: Vec<_> = unet.sites().iter().map(|site| json!({
-        "block": site.block, "name": site.name, "channels": site.channels, "downscale": site.downscale,
-    })).collect();
+    parameters.insert("restoration_adapter".into(), adapter.into());
+    parameters.insert("lora".into(), counted.lora(args.lora_rank)?.into());
+    let sites: Vec<_> = counted
+        .sites
+        .iter()
+        .map(|site| {
+            json!({
+                "block": site.block, "name": site.name, "channels": site.channels, "downscale": site.downscale,
+            })
+        })
+        .collect();
     let about = json!({
         "prior": args.prior,
-        "prediction": scheduler.prediction(),
-        "segments": unet.segments(),
+        "prediction": prediction(&prior)?,
+        "segments": counted.segments,
         "sites": sites,
-        "parameters": {
-            "unet": unet_w.count(),
-            "vae": vae_w.count(),
-            "text_encoder": text_w.count(),
-            "restoration_adapter": adapter_w.count(),
-            "lora": lora_w.count(),
-        },
+        "parameters": parameters,
+        "table3": row,
     });
     let mut out = std::io::stdout().lock();
     if args.json {
         writeln!(out, "{about}")?;
         return Ok(());
     }
+    print(&mut out, args, &about, &counted)?;
+    if let Some(row) = row {
+        print_row(&mut out, &row)?;
+    }
+    Ok(())
+}
+
+/// Parameters of an autoencoder or text encoder, where the prior has it.
+fn count(prior: &Folder, part: &str) -> anyhow::Result<Option<usize>> {
+    let file = format!("{part}/config.json");
+    if !prior.has(&file) {
+        return Ok(None);
+    }
+    let w = Weights::blank(&Device::flex());
+    let (json, path) = (prior.json(&file)?, prior.path(&file));
+    if part == "vae" {
+        AutoencoderKl::from_json(&json, &path, &w)?;
+    } else {
+        ClipText::from_json(&json, &path, &w)?;
+    }
+    Ok(Some(w.count()))
+}
+
+fn print(
+    out: &mut impl Write,
+    args: &Args,
+    about: &Value,
+    counted: &Counted,
+) -> anyhow::Result<()> {
     writeln!(
         out,
         "prior {} ({} segments, predicts {})",
-        args.prior,
-        unet.segments(),
-        about["prediction"]
+        args.prior, counted.segments, about["prediction"]
     )?;
-    for part in ["unet", "vae", "text_encoder", "restoration_adapter"] {
-        writeln!(
-            out,
-            "  {part:<20} {:>14} parameters",
-            about["parameters"][part]
-        )?;
+    for (part, count) in about["parameters"].as_object().into_iter().flatten() {
+        let rank = match part.as_str() {
+            "lora" => format!(" at rank {}", args.lora_rank),
+            _ => String::new(),
+        };
+        writeln!(out, "  {part:<20} {count:>14} parameters{rank}")?;
     }
-    writeln!(
-        out,
-        "  {:<20} {:>14} parameters at rank {}",
-        "lora",
-        lora_w.count(),
-        args.lora_rank
-    )?;
-    writeln!(out, "  adapters may stand after blocks:")?;
-    for site in unet.sites() {
+    if !counted.sites.is_empty() {
+        writeln!(out, "  adapters may stand after blocks:")?;
+    }
+    for site in &counted.sites {
         writeln!(
             out,
             "    {} {:<14} {:>5} channels at 1/{} of the latent",
             site.block, site.name, site.channels, site.downscale
         )?;
+    }
+    Ok(())
+}
+
+fn print_row(out: &mut impl Write, row: &Row) -> anyhow::Result<()> {
+    writeln!(out, "  the paper's table 3:")?;
+    let mut lines = vec![
+        ("base, frozen", row.base),
+        ("Restoration Adapter", row.adapter),
+        ("LoRA", row.lora),
+        ("trained, both", row.total),
+    ];
+    if let Some(controlnet) = row.controlnet {
+        lines.push(("ControlNet, trimmed as the paper's", controlnet.paper));
+        lines.push(("ControlNet, as in diffusers", controlnet.diffusers));
+    }
+    for (what, count) in lines {
+        writeln!(out, "    {what:<36} {count:>14}")?;
     }
     Ok(())
 }

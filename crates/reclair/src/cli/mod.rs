@@ -3,13 +3,18 @@
 mod convert;
 mod degrade;
 mod eval;
+mod export;
 mod info;
 mod jobs;
+mod lora;
 mod restore;
+mod table3;
 mod train;
 
 use burn::tensor::Device;
 use clap::{Parser, Subcommand, ValueEnum};
+use priors::folder::Folder;
+use reclair::embedded;
 
 /// Restores real photographs with a diffusion prior and a restoration adapter.
 #[derive(Debug, Parser)]
@@ -31,6 +36,8 @@ enum Command {
     Train(train::Args),
     /// Tell what a prior and an adapter are made of.
     Info(info::Args),
+    /// Write a LoRA for other programs, or a prior with LoRA merged.
+    Export(export::Args),
     /// Write a prior's or adapter's folder in another number format.
     Convert(convert::Args),
 }
@@ -46,6 +53,7 @@ pub(crate) fn main() -> anyhow::Result<()> {
         Command::Eval(args) => eval::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Info(args) => info::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Convert(args) => convert::run(&args),
     }
 }
@@ -83,6 +91,28 @@ fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {
         .num_threads(threads)
         .build_global()?;
     Ok(())
+}
+
+/// The prior that `--prior` names: `mini`, or what stands at a path.
+fn prior(name: &str) -> anyhow::Result<Folder> {
+    match name {
+        "mini" => Ok(embedded::mini_prior()),
+        _ if table3::Model::named(name).is_some() && !std::path::Path::new(name).exists() => {
+            anyhow::bail!(
+                "{name} is not embedded; give its diffusers folder or safetensors checkpoint"
+            )
+        }
+        path => Ok(Folder::open(path.as_ref())?),
+    }
+}
+
+/// The adapter that `--adapter` names; mini's own where none is given for mini.
+fn adapter(name: Option<&str>, prior: &str) -> Option<Folder> {
+    match name {
+        Some("none") => None,
+        Some(folder) => Some(Folder::Disk(folder.into())),
+        None => (prior == "mini").then(embedded::mini_adapter),
+    }
 }
 
 /// Refuses an option outside its range.

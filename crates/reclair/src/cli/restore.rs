@@ -4,8 +4,7 @@ use std::{io::Write, path::PathBuf, time::Instant};
 
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use priors::{folder::Folder, scheduler::Spacing, weights::Precision};
-use reclair::embedded;
+use priors::{scheduler::Spacing, weights::Precision};
 use restore::{
     denoiser::CfgScale,
     options::{ColourFix, Preset, RestoreOptions, Start},
@@ -25,12 +24,15 @@ pub(super) struct Args {
     /// The result: a file, or a folder for results named STEM.png.
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// The prior: `mini` (embedded), or a folder in diffusers' layout.
+    /// The prior: `mini` (embedded), a folder in diffusers' layout, or a safetensors checkpoint.
     #[arg(long, default_value = "mini")]
     prior: String,
     /// An adapter folder for the prior; `none` for the bare prior.
     #[arg(long)]
     adapter: Option<String>,
+    /// A LoRA for the prior, of diffusers, PEFT, kohya or ComfyUI, merged at this strength (1 without one); may be given again.
+    #[arg(long, value_name = "FILE[:STRENGTH]")]
+    lora: Vec<super::lora::LoraArg>,
     /// Size of the result relative to the input.
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
@@ -282,17 +284,8 @@ impl Args {
     }
 
     fn restorer(&self) -> anyhow::Result<Restorer> {
-        let mini = self.prior == "mini";
-        let prior = if mini {
-            embedded::mini_prior()
-        } else {
-            Folder::Disk(self.prior.clone().into())
-        };
-        let adapter = match self.adapter.as_deref() {
-            Some("none") => None,
-            Some(folder) => Some(Folder::Disk(folder.into())),
-            None => mini.then(embedded::mini_adapter),
-        };
+        let prior = super::lora::merged(super::prior(&self.prior)?, &self.lora)?;
+        let adapter = super::adapter(self.adapter.as_deref(), &self.prior);
         Ok(Restorer::open(
             &prior,
             adapter.as_ref(),

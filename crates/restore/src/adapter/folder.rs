@@ -22,14 +22,12 @@ use serde_json::{Value, json};
 use super::{AdapterConfig, RestorationAdapter};
 use crate::{
     Error,
-    lora::{Lora, LoraConfig, self_attention_targets},
+    lora::{Lora, LoraConfig, METADATA, self_attention_targets},
 };
 
 const CONFIG: &str = "restoration_adapter/config.json";
 /// LoRA's file in an adapter's folder.
 pub const LORA_FILE: &str = "pytorch_lora_weights.safetensors";
-
-const LORA_METADATA: &str = "lora_adapter_metadata";
 
 /// A loaded adapter.
 #[derive(Clone, Debug)]
@@ -99,7 +97,7 @@ impl AdapterFolder {
                 "unet.lora_alpha": config.alpha,
                 "unet.target_modules": ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"],
             });
-            let metadata = Metadata::from([(LORA_METADATA.to_owned(), about.to_string())]);
+            let metadata = Metadata::from([(METADATA.to_owned(), about.to_string())]);
             save_safetensors(&folder.join(LORA_FILE), lora_values, dtype, &metadata)?;
         }
         Ok(())
@@ -115,7 +113,7 @@ fn open_lora(
     let path = folder.path(LORA_FILE);
     let header = SafetensorsFile::from_bytes(folder.read(LORA_FILE)?, &path)?;
     let about: Value = header
-        .metadata(LORA_METADATA)
+        .metadata(METADATA)
         .and_then(|text| serde_json::from_str(text).ok())
         .unwrap_or_default();
     let first = header

@@ -1,9 +1,15 @@
 //! Low-rank adaptation of named projections: `y + (alpha / r) B A x`.
 //!
-//! Files are diffusers' `pytorch_lora_weights.safetensors`: keys `unet.<module>.lora_A.weight` `[r, in]`
-//! and `.lora_B.weight` `[out, r]`, alpha equal to the rank.
+//! Ours act through the prior's tap and train; other people's files ([`LoraFile`]) are merged into the weights while the prior is
+//! loaded ([`merged`]). Ours are stored in diffusers' form, `pytorch_lora_weights.safetensors`: keys `unet.<module>.lora_A.weight`
+//! `[r, in]` and `.lora_B.weight` `[out, r]`; [`write_lora`] writes the other forms.
 //!
 //! Source: Hu et al., LoRA (2106.09685); keys and defaults of PEFT.
+
+mod file;
+mod merge;
+mod names;
+mod write;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +19,11 @@ use priors::{
     weights::{Init, Weights},
 };
 use serde::{Deserialize, Serialize};
+
+pub(crate) use file::METADATA;
+pub use file::{LoraFile, Report, Update};
+pub use merge::{merged, network_shapes};
+pub use write::{Form, write_lora};
 
 use crate::Error;
 
@@ -37,11 +48,16 @@ pub struct Target {
     pub d_out: usize,
 }
 
-/// The self-attention projections among a prior's tensors: `attn1.to_q`, `to_k`, `to_v`, `to_out.0`.
+/// The self-attention projections among a prior's tensors: `to_q`, `to_k`, `to_v`, `to_out.0` of a U-Net's `attn1` and of the
+/// picture's stream in a transformer's `attn`.
 pub fn self_attention_targets(shapes: &BTreeMap<String, Vec<usize>>) -> Vec<Target> {
     let target = |(name, shape): (&String, &Vec<usize>)| {
         let name = name.strip_suffix(".weight")?;
-        let (_, projection) = name.split_once(".attn1.")?;
+        let joint = || {
+            name.strip_prefix("transformer_blocks.")?
+                .split_once(".attn.")
+        };
+        let (_, projection) = name.split_once(".attn1.").or_else(joint)?;
         let wanted = matches!(projection, "to_q" | "to_k" | "to_v" | "to_out.0");
         wanted.then(|| Target {
             name: name.to_owned(),

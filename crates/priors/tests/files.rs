@@ -1,0 +1,529 @@
+//! Finding a prior's files, what a file is, and files that want to do harm.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{DType, Device, TensorData};
+use priors::{
+    folder::Folder,
+    kind::Kind,
+    known::{self, TransformerConfig},
+    tokenizer::ClipTokenizer,
+    unet::Unet,
+    vae::AutoencoderKl,
+    weights::{Init, Precision, SafetensorsFile, Values, Weights, save_safetensors},
+};
+use serde_json::{Value, json};
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+
+/// Writes a safetensors file of this header and as many zeros as it speaks of, sparse where it is large.
+fn write_header(path: &Path, tensors: &[(&str, &[usize])]) {
+    let mut at = 0;
+    let mut header = serde_json::Map::new();
+    for (name, shape) in tensors {
+        let end = at + 2 * shape.iter().product::<usize>();
+        let entry = json!({"dtype": "F16", "shape": shape, "data_offsets": [at, end]});
+        header.insert((*name).to_owned(), entry);
+        at = end;
+    }
+    let mut text = Value::Object(header).to_string().into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' ');
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("makes the folder");
+    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(&text);
+    std::fs::write(path, &bytes).expect("writes");
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .expect("opens");
+    file.set_len((bytes.len() + at) as u64).expect("grows");
+}
+
+fn refused<T: std::fmt::Debug>(result: Result<T, priors::Error>) -> String {
+    let why = result.expect_err("refused").to_string();
+    assert!(!why.contains('\n'), "{why}");
+    why
+}
+
+const SDXL_UNET: [(&str, &[usize]); 2] = [
+    ("input_blocks.0.0.weight", &[320, 4, 3, 3]),
+    (
+        "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight",
+        &[640, 2048],
+    ),
+];
+
+#[test]
+fn a_header_says_what_a_file_is() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let kind = |tensors: &[(&str, &[usize])]| {
+        let path = folder.path().join("x.safetensors");
+        write_header(&path, tensors);
+        Kind::of_file(&SafetensorsFile::open(&path).expect("opens"))
+    };
+    assert_eq!(kind(&SDXL_UNET), Kind::SdxlBase);
+    let unet = |first: &'static [usize], text: &'static [usize]| {
+        kind(&[
+            ("model.diffusion_model.input_blocks.0.0.weight", first),
+            (
+                "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight",
+                text,
+            ),
+        ])
+    };
+    assert_eq!(unet(&[320, 4, 3, 3], &[1280, 2048]), Kind::SdxlBase);
+    assert_eq!(unet(&[320, 9, 3, 3], &[1280, 2048]), Kind::SdxlInpaint);
+    assert_eq!(unet(&[384, 4, 3, 3], &[1536, 1280]), Kind::SdxlRefiner);
+    assert_eq!(unet(&[320, 4, 3, 3], &[1280, 768]), Kind::Sd1);
+    assert_eq!(unet(&[320, 4, 3, 3], &[1280, 1024]), Kind::Sd2);
+    let diffusers: [(&str, &[usize]); 2] = [
+        ("conv_in.weight", &[320, 4, 3, 3]),
+        (
+            "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight",
+            &[1280, 768],
+        ),
+    ];
+    assert_eq!(kind(&diffusers), Kind::Sd1);
+    let sd3 = |width: usize, positions: usize| {
+        let (qkv, table) = ([3 * width, width], [1, positions, width]);
+        kind(&[
+            ("joint_blocks.0.x_block.attn.qkv.weight", &qkv),
+            ("pos_embed", &table),
+        ])
+    };
+    assert_eq!(sd3(1536, 36_864), Kind::Sd3Medium);
+    assert_eq!(sd3(1536, 147_456), Kind::Sd35Medium);
+    assert_eq!(sd3(2432, 36_864), Kind::Sd35Large);
+    assert_eq!(
+        kind(&[("double_blocks.0.img_attn.qkv.weight", &[9216, 3072])]),
+        Kind::Flux
+    );
+    assert_eq!(kind(&[("unet.a.lora_A.weight", &[4, 8])]), Kind::Lora);
+    assert_eq!(
+        kind(&[("lora_unet_a.lora_down.weight", &[4, 8])]),
+        Kind::Lora
+    );
+    assert_eq!(
+        kind(&[("controlnet_cond_embedding.conv_in.weight", &[16, 3, 3, 3])]),
+        Kind::ControlNet
+    );
+    let vae: [(&str, &[usize]); 2] = [
+        ("encoder.conv_in.weight", &[128, 3, 3, 3]),
+        ("decoder.conv_in.weight", &[512, 4, 3, 3]),
+    ];
+    assert_eq!(kind(&vae), Kind::Vae);
+    let clip = |width: usize| {
+        kind(&[(
+            "text_model.embeddings.token_embedding.weight",
+            &[49_408, width],
+        )])
+    };
+    assert_eq!((clip(768), clip(1280)), (Kind::ClipL, Kind::ClipG));
+    assert_eq!(kind(&[("nonsense", &[4])]), Kind::Unknown);
+    let mini = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../models/mini/prior/unet/diffusion_pytorch_model.safetensors");
+    assert_eq!(
+        Kind::of_file(&SafetensorsFile::open(&mini).expect("opens")),
+        Kind::Mini
+    );
+}
+
+#[test]
+fn the_wrong_model_is_named_in_one_line() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let root = folder.path();
+    let open = |path: PathBuf| refused(Folder::open(&path));
+    let sd15: [(&str, &[usize]); 2] = [
+        (
+            "model.diffusion_model.input_blocks.0.0.weight",
+            &[320, 4, 3, 3],
+        ),
+        (
+            "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight",
+            &[1280, 768],
+        ),
+    ];
+    write_header(&root.join("old.safetensors"), &sd15);
+    let line = open(root.join("old.safetensors"));
+    assert!(
+        line.ends_with("this is an SD 1.5 U-Net; reclair restores with SDXL or SD3"),
+        "{line}"
+    );
+    write_header(
+        &root.join("lora.safetensors"),
+        &[("lora_unet_a.lora_down.weight", &[4, 8])],
+    );
+    assert!(open(root.join("lora.safetensors")).contains("--lora"));
+    std::fs::write(root.join("model.ckpt"), b"PK\x03\x04 and more").expect("writes");
+    assert!(open(root.join("model.ckpt")).contains("pickle"));
+    std::fs::copy(root.join("model.ckpt"), root.join("renamed.safetensors")).expect("copies");
+    assert!(open(root.join("renamed.safetensors")).contains("pickle"));
+    assert!(open(root.join("nothing")).contains("is no file"));
+    // A diffusers folder of the same model.
+    let unet = root.join("sd15/unet");
+    write_header(
+        &unet.join("diffusion_pytorch_model.fp16.safetensors"),
+        &sd15,
+    );
+    std::fs::write(unet.join("config.json"), "{}").expect("writes");
+    assert!(open(root.join("sd15")).contains("SD 1.5"));
+    // And one with a pickle only.
+    std::fs::create_dir_all(root.join("bin/unet")).expect("makes the folder");
+    std::fs::write(root.join("bin/unet/config.json"), "{}").expect("writes");
+    std::fs::write(root.join("bin/unet/diffusion_pytorch_model.bin"), "PK").expect("writes");
+    let folder = Folder::open(&root.join("bin")).expect("a folder");
+    assert!(refused(folder.view("unet/diffusion_pytorch_model.safetensors")).contains("pickle"));
+}
+
+#[test]
+fn a_checkpoint_finds_its_parts_inside_and_beside() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let models = folder.path().join("models");
+    write_header(
+        &models.join("diffusion_models/sdxl.safetensors"),
+        &SDXL_UNET,
+    );
+    let table = "text_model.embeddings.token_embedding.weight";
+    write_header(
+        &models.join("clip/l.safetensors"),
+        &[(table, &[49_408, 768])],
+    );
+    write_header(
+        &models.join("text_encoders/g.safetensors"),
+        &[(table, &[49_408, 1280])],
+    );
+    let vae: [(&str, &[usize]); 3] = [
+        ("encoder.conv_in.weight", &[128, 3, 3, 3]),
+        ("decoder.conv_in.weight", &[512, 4, 3, 3]),
+        ("decoder.up.0.block.0.norm1.weight", &[128]),
+    ];
+    write_header(&models.join("vae/one.safetensors"), &vae);
+    let mut sd3_vae = vae;
+    sd3_vae[1].1 = &[512, 16, 3, 3];
+    write_header(&models.join("vae/other.safetensors"), &sd3_vae);
+    let by_file = Folder::open(&models.join("diffusion_models/sdxl.safetensors")).expect("opens");
+    let by_root = Folder::open(folder.path()).expect("the only prior in it");
+    for found in [by_file, by_root] {
+        let Folder::Single(single) = &found else {
+            panic!("{found:?} is a checkpoint");
+        };
+        let parts: Vec<&str> = single.parts().collect();
+        assert_eq!(parts, ["text_encoder", "text_encoder_2", "unet", "vae"]);
+        assert!(
+            found
+                .path("vae/diffusion_pytorch_model.safetensors")
+                .ends_with("vae/one.safetensors")
+        );
+        assert_eq!(
+            found.json("unet/config.json").expect("SDXL's")["cross_attention_dim"],
+            2048
+        );
+    }
+    // Two that could be meant, and then one whose name says so.
+    write_header(&models.join("vae/two.safetensors"), &vae);
+    let line = refused(Folder::open(
+        &models.join("diffusion_models/sdxl.safetensors"),
+    ));
+    assert!(
+        line.contains("one.safetensors") && line.contains("two.safetensors"),
+        "{line}"
+    );
+    std::fs::rename(
+        models.join("vae/two.safetensors"),
+        models.join("vae/sdxl_vae.safetensors"),
+    )
+    .expect("renames");
+    let found = Folder::open(&models.join("diffusion_models/sdxl.safetensors")).expect("opens");
+    assert!(
+        found
+            .path("vae/diffusion_pytorch_model.safetensors")
+            .ends_with("sdxl_vae.safetensors")
+    );
+    // A part that is nowhere is said when it is wanted.
+    std::fs::remove_file(models.join("clip/l.safetensors")).expect("removes");
+    let found = Folder::open(&models.join("diffusion_models/sdxl.safetensors")).expect("opens");
+    assert!(!found.has("text_encoder/config.json"));
+    let line = refused(found.view("text_encoder/model.safetensors"));
+    assert!(
+        line.contains("text_encoder is neither in this file nor beside it"),
+        "{line}"
+    );
+    write_header(&models.join("checkpoints/second.safetensors"), &SDXL_UNET);
+    let line = refused(Folder::open(folder.path()));
+    assert!(
+        line.contains("several priors") && line.contains("second.safetensors"),
+        "{line}"
+    );
+}
+
+#[test]
+fn t5_counts_where_its_tokenizer_is() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("sd3.safetensors");
+    let tensors: [(&str, &[usize]); 4] = [
+        ("joint_blocks.0.x_block.attn.qkv.weight", &[4608, 1536]),
+        ("pos_embed", &[1, 36_864, 1536]),
+        (
+            "text_encoders.clip_l.transformer.text_model.embeddings.token_embedding.weight",
+            &[49_408, 768],
+        ),
+        (
+            "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q.weight",
+            &[4096, 4096],
+        ),
+    ];
+    write_header(&path, &tensors);
+    let has = |file: &str| Folder::open(&path).expect("opens").has(file);
+    assert!(has("text_encoder/config.json") && !has("text_encoder_2/config.json"));
+    assert!(!has("text_encoder_3/config.json") && !has("text_encoder_3/model.safetensors"));
+    std::fs::create_dir(folder.path().join("tokenizer_3")).expect("makes the folder");
+    std::fs::write(folder.path().join("tokenizer_3/tokenizer.json"), "{}").expect("writes");
+    assert!(has("text_encoder_3/config.json") && has("text_encoder_3/model.safetensors"));
+    let found = Folder::open(&path).expect("opens");
+    assert_eq!(
+        found.json("tokenizer_3/tokenizer.json").expect("JSON"),
+        json!({})
+    );
+}
+
+#[test]
+fn shards_variants_and_the_cache_are_found() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let root = folder.path().join("models--someone--model");
+    let snapshot = root.join("snapshots/abc123");
+    let unet = snapshot.join("unet");
+    std::fs::create_dir_all(&unet).expect("makes the folder");
+    std::fs::create_dir_all(root.join("refs")).expect("makes the folder");
+    std::fs::create_dir_all(root.join("snapshots/older")).expect("makes the folder");
+    std::fs::write(root.join("refs/main"), "abc123").expect("writes");
+    std::fs::write(unet.join("config.json"), "{}").expect("writes");
+    let save = |name: &str, tensor: &str, value: f32| {
+        let values = Values::from([(tensor.to_owned(), TensorData::new(vec![value; 2], [2]))]);
+        save_safetensors(&unet.join(name), &values, DType::F16, &Default::default())
+            .expect("saves");
+    };
+    let file = "unet/diffusion_pytorch_model.safetensors";
+    let found = Folder::open(&root).expect("a repository in the cache");
+    let line = refused(found.view(file));
+    assert!(line.contains("is missing, and so are"), "{line}");
+    let read = |tensor: &str| {
+        let w = found
+            .weights(file, Precision::F32, &Device::flex())
+            .expect("opens");
+        let tensor = w.tensor(tensor, [2], Init::Zeros).expect("there");
+        tensor.into_data().try_into_vec::<f32>().expect("f32")
+    };
+    save("diffusion_pytorch_model.fp16.safetensors", "a", 1.0);
+    assert_eq!(read("a"), [1.0; 2]);
+    save("one.safetensors", "a", 2.0);
+    save("two.safetensors", "b", 3.0);
+    let index = |map: Value| {
+        let index = json!({"metadata": {"total_size": 8}, "weight_map": map});
+        let path = unet.join("diffusion_pytorch_model.safetensors.index.json");
+        std::fs::write(path, index.to_string()).expect("writes");
+    };
+    index(json!({"a": "one.safetensors", "b": "two.safetensors"}));
+    assert_eq!((read("a"), read("b")), (vec![2.0; 2], vec![3.0; 2]));
+    index(json!({"a": "two.safetensors"}));
+    assert!(refused(found.view(file)).contains("which it does not"));
+    index(json!({"a": "../../../secret.safetensors"}));
+    assert!(refused(found.view(file)).contains("no safetensors file beside it"));
+    index(json!({"a": "gone.safetensors"}));
+    assert!(refused(found.view(file)).contains("gone.safetensors"));
+}
+
+/// Small files, each wrong in its own way: an error each, no panic and no large allocation.
+#[test]
+fn hostile_safetensors_files_are_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("x.safetensors");
+    let open = |length: u64, header: &str, data: usize| {
+        let mut bytes = length.to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.resize(bytes.len() + data, 0);
+        std::fs::write(&path, &bytes).expect("writes");
+        SafetensorsFile::open(&path)
+    };
+    let with = |header: &str, data: usize| open(header.len() as u64, header, data);
+    let one = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
+    assert!(with(one, 8).is_ok());
+    let bad = [
+        (open(0, "", 0), "nothing"),
+        (open(u64::MAX, one, 8), "a header of 2^64 bytes"),
+        (open(1 << 40, one, 8), "a header beyond the file"),
+        (with(one, 7), "a cut file"),
+        (with(one, 9), "more than the header says"),
+        (with("[1,2", 0), "no JSON"),
+        (with("{}x", 0), "more than JSON"),
+        (
+            with(
+                r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,8]}}"#,
+                8,
+            ),
+            "a product beyond 64 bits",
+        ),
+        (
+            with(
+                r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#,
+                8,
+            ),
+            "offsets backwards",
+        ),
+        (
+            with(
+                r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#,
+                12,
+            ),
+            "an overlap",
+        ),
+        (
+            with(
+                r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[12,16]}}"#,
+                16,
+            ),
+            "a hole",
+        ),
+        (
+            with(
+                r#"{"a":{"dtype":"F31","shape":[2],"data_offsets":[0,8]}}"#,
+                8,
+            ),
+            "an unknown type",
+        ),
+        (
+            with(
+                r#"{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}"#,
+                8,
+            ),
+            "a negative side",
+        ),
+    ];
+    for (result, what) in bad {
+        let why = match result {
+            Ok(_) => panic!("{what} was not refused"),
+            Err(why) => why.to_string(),
+        };
+        assert!(
+            why.contains("x.safetensors") && !why.contains('\n'),
+            "{what}: {why}"
+        );
+    }
+    std::fs::write(&path, []).expect("writes");
+    assert!(SafetensorsFile::open(&path).is_err());
+    // Any byte changed is another file or an error, not a panic.
+    drop(with(one, 8).expect("a valid file"));
+    let whole = std::fs::read(&path).expect("reads");
+    for i in 0..whole.len() {
+        for byte in 0..=255 {
+            let mut changed = whole.clone();
+            changed[i] = byte;
+            let Ok(file) = SafetensorsFile::from_bytes(changed.into(), &path) else {
+                continue;
+            };
+            Kind::of_file(&file);
+            for name in file.names() {
+                drop((file.data(name), file.float(name)));
+            }
+        }
+        assert!(SafetensorsFile::from_bytes(whole[..i].to_vec().into(), &path).is_err());
+    }
+    // Types that are no parameters.
+    for dtype in ["I64", "U8", "F8_E4M3", "BOOL"] {
+        let width = if dtype == "I64" { 8 } else { 1 };
+        let header = format!(
+            r#"{{"a":{{"dtype":"{dtype}","shape":[2],"data_offsets":[0,{}]}}}}"#,
+            2 * width
+        );
+        drop(with(&header, 2 * width).expect("a valid file"));
+        let paths = std::slice::from_ref(&path);
+        let w = Weights::from_files(paths, Precision::Stored, &Device::flex()).expect("opens");
+        let why = refused(w.tensor("a", [2], Init::Zeros));
+        assert!(why.contains(dtype) && why.contains("16-bit file"), "{why}");
+    }
+}
+
+#[test]
+fn absurd_configurations_are_refused() {
+    let device = Device::flex();
+    let sdxl = known::configs(Kind::SdxlBase).expect("known");
+    let change = |file: &str, key: &str, value: Value| {
+        let mut config = sdxl.json(file).expect("there");
+        config[key] = value;
+        config
+    };
+    let huge = 1_u64 << 40;
+    let unets = [
+        ("block_out_channels", json!([huge, 640, 1280])),
+        ("cross_attention_dim", json!(huge)),
+        ("layers_per_block", json!(huge)),
+        ("transformer_layers_per_block", json!([1, huge, 10])),
+        ("in_channels", json!(u64::MAX)),
+        ("norm_num_groups", json!(0)),
+        ("block_out_channels", json!([])),
+        ("attention_head_dim", json!([0, 0, 0])),
+        ("in_channels", json!(-4)),
+    ];
+    for (key, value) in unets {
+        let config = change("unet/config.json", key, value);
+        refused(Unet::from_json(
+            &config,
+            Path::new("config"),
+            &Weights::blank(&device),
+        ));
+    }
+    for (key, value) in [
+        ("block_out_channels", json!([huge, huge])),
+        ("layers_per_block", json!(huge)),
+        ("latent_channels", json!(huge)),
+    ] {
+        let config = change("vae/config.json", key, value);
+        refused(AutoencoderKl::from_json(
+            &config,
+            Path::new("config"),
+            &Weights::blank(&device),
+        ));
+    }
+    let sd3 = known::configs(Kind::Sd3Medium).expect("known");
+    for key in [
+        "num_layers",
+        "num_attention_heads",
+        "pos_embed_max_size",
+        "patch_size",
+    ] {
+        let mut config = sd3.json("transformer/config.json").expect("there");
+        config[key] = json!(huge);
+        refused(TransformerConfig::from_json(&config, Path::new("config")));
+    }
+}
+
+#[test]
+fn openais_vocabulary_is_in_the_program() {
+    let tokenizer =
+        |pad: &str| ClipTokenizer::embedded(&json!({ "pad_token": pad }), 8).expect("known");
+    let end = 49_407;
+    // The ids of CLIP's own tests: "hi there" is 1883 997.
+    assert_eq!(
+        tokenizer("<|endoftext|>").encode("Hi   THERE").ids,
+        [49_406, 1883, 997, end, end, end, end, end]
+    );
+    assert_eq!(
+        tokenizer("!").encode("hi there").ids,
+        [49_406, 1883, 997, end, 0, 0, 0, 0]
+    );
+    assert_eq!(tokenizer("!").largest_id(), end);
+    let long = tokenizer("!").encode("a a a a a a a a");
+    assert_eq!((long.ids.len(), long.dropped), (8, 2));
+    let text = std::fs::read(format!("{FOLDER}/tokenizer_openai.json")).expect("the golden");
+    let golden: Value = serde_json::from_slice(&text).expect("JSON");
+    let cases = golden["cases"].as_array().expect("a list");
+    assert_eq!(cases.len(), 12);
+    for case in cases {
+        let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).expect("ids");
+        let prompt = case["prompt"].as_str().expect("text");
+        let tokenizer = ClipTokenizer::embedded(&Value::Null, ids.len()).expect("known");
+        let tokens = tokenizer.encode(prompt);
+        assert_eq!((tokens.ids, tokens.dropped), (ids, 0), "{prompt:?}");
+    }
+    let why = ClipTokenizer::embedded(&json!({ "pad_token": "x" }), 8).expect_err("unknown");
+    assert!(why.to_string().contains("pads with a token"));
+}
