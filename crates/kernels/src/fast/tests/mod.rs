@@ -2,6 +2,8 @@
 
 mod attention;
 mod convolutions;
+#[cfg(target_os = "linux")]
+mod guard;
 mod matrices;
 mod norms;
 mod winograd;
