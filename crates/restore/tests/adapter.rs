@@ -4,13 +4,14 @@ use std::path::Path;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use priors::{
+    any::AnyPrior,
     flow::{Conditioning, Prior},
     nn::Bare,
     unet::Unet,
     weights::{Precision, SafetensorsFile, Values, Weights, save_safetensors},
 };
 use restore::{
-    adapter::{AdapterConfig, BlockKind, CLASS_NAME, RestorationAdapter, Scale},
+    adapter::{AdapterConfig, BlockKind, RestorationAdapter, Scale, UnetAdapterConfig},
     lora::{Lora, LoraConfig, self_attention_targets},
 };
 use serde_json::{Value, json};
@@ -33,19 +34,23 @@ fn tiny() -> Value {
     })
 }
 
-fn unet(w: &Weights) -> Unet {
-    Unet::from_json(&tiny(), Path::new("tiny"), w).expect("supported")
+fn unet(w: &Weights) -> AnyPrior {
+    any(&tiny(), w)
+}
+
+fn any(json: &Value, w: &Weights) -> AnyPrior {
+    let unet = Unet::from_json(json, Path::new("unet"), w).expect("supported");
+    AnyPrior::Unet(Box::new(unet))
 }
 
 fn config(block: BlockKind, after: Vec<usize>) -> AdapterConfig {
-    AdapterConfig {
-        class_name: CLASS_NAME.into(),
+    AdapterConfig::Unet(UnetAdapterConfig {
         block,
         after,
         lq_channels: 4,
         d_emb: 32,
         groups: 4,
-    }
+    })
 }
 
 const KINDS: [BlockKind; 4] = [BlockKind::D1, BlockKind::D2, BlockKind::D3, BlockKind::D4];
@@ -76,10 +81,7 @@ fn inputs() -> Inputs {
     Inputs {
         x: field([2, 4, 16, 8], 1),
         t: Tensor::from_floats([981.0, 7.0], &Device::flex()),
-        conditioning: Conditioning {
-            text: field([2, 5, 12], 2),
-            added: None,
-        },
+        conditioning: Conditioning::of_text(field([2, 5, 12], 2)),
         c_lq: field([2, 4, 16, 8], 3),
     }
 }
@@ -93,7 +95,7 @@ fn bits(x: Tensor<4>) -> Vec<u32> {
         .collect()
 }
 
-fn run(unet: &Unet, adapter: &RestorationAdapter, scale: &Scale) -> Tensor<4> {
+fn run(unet: &AnyPrior, adapter: &RestorationAdapter, scale: &Scale) -> Tensor<4> {
     let Inputs {
         x,
         t,
@@ -101,10 +103,10 @@ fn run(unet: &Unet, adapter: &RestorationAdapter, scale: &Scale) -> Tensor<4> {
         c_lq,
     } = inputs();
     let flow = unet.enter(x, t, &conditioning);
-    adapter.forward(unet, flow, &adapter.lq_features(&c_lq), scale, &Bare)
+    adapter.forward(unet, flow, &adapter.lq_features(unet, &c_lq), scale, &Bare)
 }
 
-fn bare(unet: &Unet) -> Tensor<4> {
+fn bare(unet: &AnyPrior) -> Tensor<4> {
     let Inputs {
         x, t, conditioning, ..
     } = inputs();
@@ -118,15 +120,14 @@ fn a_fresh_adapter_and_scale_zero_are_the_bare_prior_bit_for_bit() {
     let plain = bits(bare(&unet));
     for kind in KINDS {
         let config = config(kind, vec![0, 1, 2, 3, 4]);
-        let fresh =
-            RestorationAdapter::new(config.clone(), unet.sites(), &Weights::seeded(0, &device))
-                .expect("fits");
+        let fresh = RestorationAdapter::new(config.clone(), &unet, &Weights::seeded(0, &device))
+            .expect("fits");
         assert!(
             bits(run(&unet, &fresh, &Scale::All(1.0))) == plain,
             "fresh {kind:?}"
         );
-        let trained = RestorationAdapter::new(config, unet.sites(), &Weights::formula(&device))
-            .expect("fits");
+        let trained =
+            RestorationAdapter::new(config, &unet, &Weights::formula(&device)).expect("fits");
         assert!(
             bits(run(&unet, &trained, &Scale::All(0.0))) == plain,
             "scale 0, {kind:?}"
@@ -143,8 +144,7 @@ fn a_sample_scaled_to_zero_is_the_bare_prior_and_its_neighbour_is_not() {
     let device = Device::flex();
     let unet = unet(&Weights::formula(&device));
     let config = config(BlockKind::D1, vec![0, 2, 4]);
-    let adapter =
-        RestorationAdapter::new(config, unet.sites(), &Weights::formula(&device)).expect("fits");
+    let adapter = RestorationAdapter::new(config, &unet, &Weights::formula(&device)).expect("fits");
     let scale = Tensor::<4>::from_data([[[[0.0_f32]]], [[[1.0]]]], (&device, DType::F32));
     let mixed = run(&unet, &adapter, &Scale::Each(scale));
     let plain = bare(&unet);
@@ -197,7 +197,7 @@ fn adapters_stand_where_the_configuration_says() {
     let one = |block| {
         let adapter = RestorationAdapter::new(
             config(BlockKind::D3, vec![block]),
-            unet.sites(),
+            &unet,
             &Weights::formula(&device),
         );
         bits(run(&unet, &adapter.expect("fits"), &Scale::All(1.0)))
@@ -206,7 +206,7 @@ fn adapters_stand_where_the_configuration_says() {
     for wrong in [vec![9], vec![2, 1], vec![1, 1]] {
         let refused = RestorationAdapter::new(
             config(BlockKind::D3, wrong),
-            unet.sites(),
+            &unet,
             &Weights::formula(&device),
         );
         let why = refused.expect_err("no such place").to_string();
@@ -229,7 +229,7 @@ fn parameter_counts_at_the_size_of_sdxl_are_those_of_the_paper() {
     });
     let device = Device::flex();
     let w = Weights::blank(&device);
-    let unet = Unet::from_json(&sdxl, Path::new("sdxl"), &w).expect("supported");
+    let unet = any(&sdxl, &w);
     assert_eq!((w.count(), w.shapes().len()), (2_567_463_684, 1680));
     let lora_w = Weights::blank(&device);
     let lora = LoraConfig {
@@ -239,16 +239,15 @@ fn parameter_counts_at_the_size_of_sdxl_are_those_of_the_paper() {
     Lora::new(&lora, &self_attention_targets(&w.shapes()), &lora_w).expect("fits");
     assert_eq!(lora_w.count(), 21_299_200);
     let total = |block| {
-        let config = AdapterConfig {
-            class_name: CLASS_NAME.into(),
+        let config = AdapterConfig::Unet(UnetAdapterConfig {
             block,
             after: vec![0, 1, 2, 3, 4, 5],
             lq_channels: 4,
             d_emb: 1280,
             groups: 32,
-        };
+        });
         let w = Weights::blank(&device);
-        RestorationAdapter::new(config, unet.sites(), &w).expect("fits");
+        RestorationAdapter::new(config, &unet, &w).expect("fits");
         w.count() + lora_w.count()
     };
     assert_eq!(total(BlockKind::D1), 156_933_120);
@@ -298,7 +297,7 @@ fn a_stored_adapter_is_the_same_and_a_wrong_file_is_named() {
     let unet = unet(&Weights::formula(&device));
     let config = config(BlockKind::D3, vec![0, 4]);
     let seeded = Weights::seeded(5, &device);
-    RestorationAdapter::new(config.clone(), unet.sites(), &seeded).expect("fits");
+    RestorationAdapter::new(config.clone(), &unet, &seeded).expect("fits");
     let mut values: Values = seeded.made();
     // Not zero, so that the adapter does something.
     for (name, value) in &mut values {
@@ -312,7 +311,7 @@ fn a_stored_adapter_is_the_same_and_a_wrong_file_is_named() {
         Weights::from_files(std::slice::from_ref(&path), Precision::Stored, &device).expect("opens")
     };
     let run_from = |w: &Weights| {
-        let adapter = RestorationAdapter::new(config.clone(), unet.sites(), w)?;
+        let adapter = RestorationAdapter::new(config.clone(), &unet, w)?;
         w.finish()?;
         Ok::<_, restore::Error>(bits(run(&unet, &adapter, &Scale::All(1.0))))
     };

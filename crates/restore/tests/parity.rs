@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{Device, Tensor};
 use golden::{BLOCK, Golden, MODEL, OP, formula_values};
 use priors::{
-    flow::{Added, Conditioning, Prior},
+    flow::{Conditioning, Prior},
     nn::{Bare, Tap},
     scheduler::{Prediction, SchedulerConfig},
     unet::Unet,
@@ -52,13 +52,10 @@ fn lora(alpha: f64, targets: &[Target], device: &Device) -> Lora {
 }
 
 fn run(golden: &Golden, unet: &Unet, tap: &dyn Tap, device: &Device) -> Tensor<4> {
-    let added = Added {
-        pooled: golden.tensor("input.pooled", device),
-        time_ids: golden.tensor("input.time_ids", device),
-    };
     let conditioning = Conditioning {
         text: golden.tensor("input.text", device),
-        added: Some(added),
+        pooled: Some(golden.tensor("input.pooled", device)),
+        time_ids: Some(golden.tensor("input.time_ids", device)),
     };
     unet.forward(
         golden.tensor("input.sample", device),

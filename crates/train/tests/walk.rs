@@ -5,13 +5,14 @@ use std::{path::Path, sync::Mutex};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use peak_alloc::PeakAlloc;
 use priors::{
+    any::{AnyFlow, AnyPrior},
     clip::ClipText,
     flow::{Conditioning, Prior},
     unet::Unet,
     weights::{Init, Values, Weights},
 };
 use restore::{
-    adapter::{AdapterConfig, BlockKind, CLASS_NAME, RestorationAdapter, Scale},
+    adapter::{AdapterConfig, BlockKind, RestorationAdapter, Scale, UnetAdapterConfig},
     lora::{Lora, LoraConfig, Target, self_attention_targets},
 };
 use serde_json::{Value, json};
@@ -66,7 +67,7 @@ struct Setup {
     what: What,
     kind: BlockKind,
     unet: Value,
-    frozen: Option<(Unet, Conditioning)>,
+    frozen: Option<(AnyPrior, Conditioning)>,
     targets: Vec<Target>,
 }
 
@@ -74,12 +75,9 @@ impl Setup {
     fn new(what: What, kind: BlockKind, unet: Value) -> Self {
         let device = Device::flex();
         let w = Weights::formula(&device);
-        let prior = Unet::from_json(&unet, Path::new("unet"), &w).expect("supported");
+        let prior = any(&unet, &w);
         let targets = self_attention_targets(&w.shapes());
-        let text = Conditioning {
-            text: field([2, 6, 12], 4),
-            added: None,
-        };
+        let text = Conditioning::of_text(field([2, 6, 12], 4));
         let frozen = (what == What::Adapter).then_some((prior, text));
         Self {
             what,
@@ -91,26 +89,24 @@ impl Setup {
     }
 
     fn networks(&self, w: &Weights) -> Networks {
-        let (unet, text_encoder) = match &self.frozen {
-            Some((unet, _)) => (unet.clone(), None),
+        let (prior, text_encoder) = match &self.frozen {
+            Some((prior, _)) => (prior.clone(), None),
             None => {
-                let unet = Unet::from_json(&self.unet, Path::new("unet"), &w.at("unet"))
-                    .expect("supported");
+                let prior = any(&self.unet, &w.at("unet"));
                 let text =
                     ClipText::from_json(&text_json(), Path::new("text"), &w.at("text_encoder"));
-                (unet, Some(text.expect("supported")))
+                (prior, Some(text.expect("supported")))
             }
         };
-        let config = AdapterConfig {
-            class_name: CLASS_NAME.into(),
+        let config = AdapterConfig::Unet(UnetAdapterConfig {
             block: self.kind,
             after: vec![0, 1, 2, 3, 4, 5],
             lq_channels: 4,
-            d_emb: unet.config().d_emb(),
+            d_emb: prior.d_emb(),
             groups: 4,
-        };
-        let adapter = RestorationAdapter::new(config, unet.sites(), &w.at("restoration_adapter"))
-            .expect("fits");
+        });
+        let adapter =
+            RestorationAdapter::new(config, &prior, &w.at("restoration_adapter")).expect("fits");
         let lora = (self.what == What::Adapter).then(|| {
             Lora::new(
                 &LoraConfig {
@@ -123,7 +119,7 @@ impl Setup {
             .expect("fits")
         });
         Networks {
-            unet,
+            prior,
             text_encoder,
             adapter: Some(adapter),
             lora,
@@ -179,6 +175,11 @@ impl Setup {
             (prediction - target).square().mean()
         })
     }
+}
+
+fn any(unet: &Value, w: &Weights) -> AnyPrior {
+    let unet = Unet::from_json(unet, Path::new("unet"), w).expect("supported");
+    AnyPrior::Unet(Box::new(unet))
 }
 
 fn field<const D: usize>(shape: [usize; D], seed: u32) -> Tensor<D> {
@@ -326,19 +327,19 @@ fn a_finer_cut_peaks_lower() {
 fn saved(setup: &Setup, side: usize) -> usize {
     let networks = setup.networks(&Weights::from_values(setup.values(), &Device::flex()));
     let Inputs { x, t, .. } = setup.inputs(side);
-    let text = Conditioning {
-        text: field([2, 6, 12], 4),
-        added: None,
-    };
-    let mut flow = networks.unet.enter(x, t, &text);
+    let text = Conditioning::of_text(field([2, 6, 12], 4));
+    let mut flow = networks.prior.enter(x, t, &text);
     let mut bytes = 0;
-    for i in 0..networks.unet.segments() {
-        bytes += 4 * flow.sample.dims().iter().product::<usize>();
-        bytes += 4 * flow
+    for i in 0..networks.prior.segments() {
+        let AnyFlow::Unet(at) = &flow else {
+            panic!("a U-Net's flow");
+        };
+        bytes += 4 * at.sample.dims().iter().product::<usize>();
+        bytes += 4 * at
             .tokens
             .as_ref()
             .map_or(0, |tokens| tokens.dims().iter().product());
-        flow = networks.unet.segment(i, flow, &priors::nn::Bare);
+        flow = networks.prior.segment(i, flow, &priors::nn::Bare);
     }
     bytes
 }
@@ -355,7 +356,7 @@ fn four_times_the_layers_cost_little_more_than_what_enters_them() {
         let values = setup.values();
         let segments = setup
             .networks(&Weights::from_values(values.clone(), &Device::flex()))
-            .unet
+            .prior
             .segments();
         let state: usize = values.values().map(|value| 4 * value.num_elements()).sum();
         let fixed = saved(&setup, 64) + 3 * state;

@@ -237,6 +237,9 @@ fn formula_value(formula: &Weights, name: &str, shape: &[usize]) -> TensorData {
     let got = match *shape {
         [a] => formula.tensor(name, [a], Zeros).map(Tensor::into_data),
         [a, b] => formula.tensor(name, [a, b], Zeros).map(Tensor::into_data),
+        [a, b, c] => formula
+            .tensor(name, [a, b, c], Zeros)
+            .map(Tensor::into_data),
         [a, b, c, d] => formula
             .tensor(name, [a, b, c, d], Zeros)
             .map(Tensor::into_data),

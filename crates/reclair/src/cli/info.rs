@@ -5,19 +5,15 @@ use std::io::Write;
 use burn::tensor::Device;
 use clap::Parser;
 use priors::{
-    clip::ClipText,
-    flow::Prior,
-    folder::{Folder, PriorModel},
-    unet::Unet,
-    vae::AutoencoderKl,
-    weights::Weights,
+    any::AnyPrior, clip::ClipText, flow::Prior, folder::Folder, model::PriorModel, t5::T5Encoder,
+    vae::AutoencoderKl, weights::Weights,
 };
 use reclair::embedded;
 use restore::{
     adapter::RestorationAdapter,
     lora::{Lora, LoraConfig, self_attention_targets},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Arguments of `info`.
 #[derive(Debug, Parser)]
@@ -51,20 +47,34 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     };
     let device = Device::flex();
     let blank = || Weights::blank(&device);
-    let (unet_w, vae_w, text_w, adapter_w, lora_w) = (blank(), blank(), blank(), blank(), blank());
-    let file = "unet/config.json";
-    let unet = Unet::from_json(&prior.json(file)?, &prior.path(file), &unet_w)?;
+    let (network_w, vae_w, adapter_w, lora_w) = (blank(), blank(), blank(), blank());
+    let network = AnyPrior::from_folder(&prior, &network_w)?;
     let file = "vae/config.json";
     AutoencoderKl::from_json(&prior.json(file)?, &prior.path(file), &vae_w)?;
-    let file = "text_encoder/config.json";
-    ClipText::from_json(&prior.json(file)?, &prior.path(file), &text_w)?;
+    let mut parts = vec![
+        (network.kind().folder().to_owned(), network_w.count()),
+        ("vae".to_owned(), vae_w.count()),
+    ];
+    for part in ["text_encoder", "text_encoder_2", "text_encoder_3"] {
+        let file = format!("{part}/config.json");
+        if !prior.has(&file) {
+            continue;
+        }
+        let (json, path, w) = (prior.json(&file)?, prior.path(&file), blank());
+        if part == "text_encoder_3" {
+            T5Encoder::from_json(&json, &path, &w)?;
+        } else {
+            ClipText::from_json(&json, &path, &w)?;
+        }
+        parts.push((part.to_owned(), w.count()));
+    }
     let scheduler = PriorModel::open_scheduler(&prior)?;
     if let Some(adapter) = &adapter {
         let file = "restoration_adapter/config.json";
         RestorationAdapter::from_json(
             &adapter.json(file)?,
             &adapter.path(file),
-            unet.sites(),
+            &network,
             &adapter_w,
         )?;
     }
@@ -72,22 +82,22 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         rank: args.lora_rank,
         alpha: args.lora_rank as f64,
     };
-    Lora::new(&lora, &self_attention_targets(&unet_w.shapes()), &lora_w)?;
-    let sites: Vec<_> = unet.sites().iter().map(|site| json!({
+    Lora::new(&lora, &self_attention_targets(&network_w.shapes()), &lora_w)?;
+    parts.push(("restoration_adapter".to_owned(), adapter_w.count()));
+    let mut parameters: serde_json::Map<String, Value> = parts
+        .iter()
+        .map(|(part, count)| (part.clone(), json!(count)))
+        .collect();
+    parameters.insert("lora".into(), json!(lora_w.count()));
+    let sites: Vec<_> = network.sites().iter().map(|site| json!({
         "block": site.block, "name": site.name, "channels": site.channels, "downscale": site.downscale,
     })).collect();
     let about = json!({
         "prior": args.prior,
         "prediction": scheduler.prediction(),
-        "segments": unet.segments(),
+        "segments": network.segments(),
         "sites": sites,
-        "parameters": {
-            "unet": unet_w.count(),
-            "vae": vae_w.count(),
-            "text_encoder": text_w.count(),
-            "restoration_adapter": adapter_w.count(),
-            "lora": lora_w.count(),
-        },
+        "parameters": parameters,
     });
     let mut out = std::io::stdout().lock();
     if args.json {
@@ -98,15 +108,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         out,
         "prior {} ({} segments, predicts {})",
         args.prior,
-        unet.segments(),
+        network.segments(),
         about["prediction"]
     )?;
-    for part in ["unet", "vae", "text_encoder", "restoration_adapter"] {
-        writeln!(
-            out,
-            "  {part:<20} {:>14} parameters",
-            about["parameters"][part]
-        )?;
+    for (part, count) in &parts {
+        writeln!(out, "  {part:<20} {count:>14} parameters")?;
     }
     writeln!(
         out,
@@ -116,7 +122,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         args.lora_rank
     )?;
     writeln!(out, "  adapters may stand after blocks:")?;
-    for site in unet.sites() {
+    for site in network.sites() {
         writeln!(
             out,
             "    {} {:<14} {:>5} channels at 1/{} of the latent",

@@ -167,10 +167,16 @@ impl Args {
             Some(folder) => Some(Folder::Disk(folder.into())),
             None => mini.then(embedded::mini_adapter),
         };
+        // mini is small enough to be widened once; a large prior stays in the type it is stored in.
+        let precision = if mini {
+            Precision::F32
+        } else {
+            Precision::Stored
+        };
         Ok(Restorer::open(
             &prior,
             adapter.as_ref(),
-            Precision::F32,
+            precision,
             &self.device.device()?,
         )?)
     }
