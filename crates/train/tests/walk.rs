@@ -8,11 +8,14 @@ use priors::{
     any::{AnyFlow, AnyPrior},
     clip::ClipText,
     flow::{Conditioning, Prior},
+    mmdit::MmDit,
     unet::Unet,
     weights::{Init, Values, Weights},
 };
 use restore::{
-    adapter::{AdapterConfig, BlockKind, RestorationAdapter, Scale, UnetAdapterConfig},
+    adapter::{
+        AdapterConfig, BlockKind, DitAdapterConfig, RestorationAdapter, Scale, UnetAdapterConfig,
+    },
     lora::{Lora, LoraConfig, Target, self_attention_targets},
 };
 use serde_json::{Value, json};
@@ -47,6 +50,14 @@ fn unet_json(layers: usize, channels: [usize; 3]) -> Value {
     })
 }
 
+fn dit_json() -> Value {
+    json!({
+        "_class_name": "SD3Transformer2DModel", "in_channels": 4, "out_channels": 4, "patch_size": 2, "num_layers": 4,
+        "attention_head_dim": 8, "num_attention_heads": 2, "joint_attention_dim": 12, "caption_projection_dim": 16,
+        "pooled_projection_dim": 10, "pos_embed_max_size": 8, "qk_norm": "rms_norm", "dual_attention_layers": [0]
+    })
+}
+
 fn text_json() -> Value {
     json!({
         "model_type": "clip_text_model", "vocab_size": 20, "hidden_size": 12, "intermediate_size": 24,
@@ -65,24 +76,48 @@ enum What {
 
 struct Setup {
     what: What,
-    kind: BlockKind,
-    unet: Value,
+    adapter: AdapterConfig,
+    prior: Value,
     frozen: Option<(AnyPrior, Conditioning)>,
     targets: Vec<Target>,
 }
 
 impl Setup {
-    fn new(what: What, kind: BlockKind, unet: Value) -> Self {
+    fn new(what: What, block: BlockKind, unet: Value) -> Self {
+        let d_emb = any(&unet, &Weights::blank(&Device::flex())).d_emb();
+        let adapter = AdapterConfig::Unet(UnetAdapterConfig {
+            block,
+            after: vec![0, 1, 2, 3, 4, 5],
+            lq_channels: 4,
+            d_emb,
+            groups: 4,
+        });
+        Self::of(what, adapter, unet)
+    }
+
+    /// Adapter and LoRA over a frozen transformer.
+    fn dit() -> Self {
+        let adapter = AdapterConfig::Dit(DitAdapterConfig {
+            after: vec![1, 3],
+            width: 16,
+        });
+        Self::of(What::Adapter, adapter, dit_json())
+    }
+
+    fn of(what: What, adapter: AdapterConfig, prior_json: Value) -> Self {
         let device = Device::flex();
         let w = Weights::formula(&device);
-        let prior = any(&unet, &w);
+        let prior = any(&prior_json, &w);
         let targets = self_attention_targets(&w.shapes());
-        let text = Conditioning::of_text(field([2, 6, 12], 4));
+        let text = Conditioning {
+            pooled: Some(field([2, 10], 5)),
+            ..Conditioning::of_text(field([2, 6, 12], 4))
+        };
         let frozen = (what == What::Adapter).then_some((prior, text));
         Self {
             what,
-            kind,
-            unet,
+            adapter,
+            prior: prior_json,
             frozen,
             targets,
         }
@@ -92,21 +127,15 @@ impl Setup {
         let (prior, text_encoder) = match &self.frozen {
             Some((prior, _)) => (prior.clone(), None),
             None => {
-                let prior = any(&self.unet, &w.at("unet"));
+                let prior = any(&self.prior, &w.at("unet"));
                 let text =
                     ClipText::from_json(&text_json(), Path::new("text"), &w.at("text_encoder"));
                 (prior, Some(text.expect("supported")))
             }
         };
-        let config = AdapterConfig::Unet(UnetAdapterConfig {
-            block: self.kind,
-            after: vec![0, 1, 2, 3, 4, 5],
-            lq_channels: 4,
-            d_emb: prior.d_emb(),
-            groups: 4,
-        });
-        let adapter =
-            RestorationAdapter::new(config, &prior, &w.at("restoration_adapter")).expect("fits");
+        let adapter = self.adapter.clone();
+        let adapter = RestorationAdapter::new(adapter, &prior, &w.at("restoration_adapter"));
+        let adapter = adapter.expect("fits");
         let lora = (self.what == What::Adapter).then(|| {
             Lora::new(
                 &LoraConfig {
@@ -114,7 +143,7 @@ impl Setup {
                     alpha: 2.0,
                 },
                 &self.targets,
-                &w.at("lora.unet"),
+                &w.at("lora").at(prior.kind().folder()),
             )
             .expect("fits")
         });
@@ -177,8 +206,12 @@ impl Setup {
     }
 }
 
-fn any(unet: &Value, w: &Weights) -> AnyPrior {
-    let unet = Unet::from_json(unet, Path::new("unet"), w).expect("supported");
+fn any(json: &Value, w: &Weights) -> AnyPrior {
+    if json["_class_name"] == "SD3Transformer2DModel" {
+        let mmdit = MmDit::from_json(json, Path::new("transformer"), w).expect("supported");
+        return AnyPrior::MmDit(Box::new(mmdit));
+    }
+    let unet = Unet::from_json(json, Path::new("unet"), w).expect("supported");
     AnyPrior::Unet(Box::new(unet))
 }
 
@@ -226,12 +259,13 @@ fn compare(whole: &Named, pieces: &Named, what: &str) {
 #[test]
 fn gradients_piece_by_piece_are_those_of_the_whole_tape() {
     let _alone = ALONE.lock();
-    for (what, kind) in [
-        (What::All, BlockKind::D1),
-        (What::Adapter, BlockKind::D3),
-        (What::Adapter, BlockKind::D2),
+    let unet = |what, block| Setup::new(what, block, unet_json(1, [8, 16, 24]));
+    for (name, setup) in [
+        ("D1", unet(What::All, BlockKind::D1)),
+        ("D3", unet(What::Adapter, BlockKind::D3)),
+        ("D2", unet(What::Adapter, BlockKind::D2)),
+        ("transformer", Setup::dit()),
     ] {
-        let setup = Setup::new(what, kind, unet_json(1, [8, 16, 24]));
         let values = setup.values();
         let (loss, whole) = setup.gradients(&values, Gradient::Whole, 8);
         assert_eq!(
@@ -242,7 +276,7 @@ fn gradients_piece_by_piece_are_those_of_the_whole_tape() {
         for pieces in [1, 4, 16] {
             let (again, cut) = setup.gradients(&values, Gradient::Cut(pieces), 8);
             assert!((loss - again).abs() <= 1e-6 * loss, "{loss} and {again}");
-            compare(&whole, &cut, &format!("{kind:?} cut {pieces} ways"));
+            compare(&whole, &cut, &format!("{name} cut {pieces} ways"));
         }
     }
 }
@@ -250,17 +284,15 @@ fn gradients_piece_by_piece_are_those_of_the_whole_tape() {
 #[test]
 fn only_adapter_and_lora_get_gradients_over_a_frozen_prior() {
     let _alone = ALONE.lock();
-    let setup = Setup::new(What::Adapter, BlockKind::D3, unet_json(1, [8, 16, 24]));
-    let (_, gradients) = setup.gradients(&setup.values(), Gradient::Cut(8), 8);
-    let known =
-        |name: &String| name.starts_with("restoration_adapter.") || name.starts_with("lora.unet.");
-    assert!(gradients.keys().all(known));
-    assert!(gradients.keys().any(|name| name.ends_with("lora_A.weight")));
-    assert!(
-        gradients
-            .keys()
-            .any(|name| name.contains("adapters.0.lq_block"))
-    );
+    let unet = Setup::new(What::Adapter, BlockKind::D3, unet_json(1, [8, 16, 24]));
+    for (lora, setup) in [("lora.unet.", unet), ("lora.transformer.", Setup::dit())] {
+        let (_, gradients) = setup.gradients(&setup.values(), Gradient::Cut(8), 8);
+        let known =
+            |name: &String| name.starts_with("restoration_adapter.") || name.starts_with(lora);
+        assert!(gradients.keys().all(known));
+        let any = |part: &str| gradients.keys().any(|name| name.contains(part));
+        assert!(any("lora_A.weight") && any("adapters.0.lq_block"));
+    }
 }
 
 #[test]

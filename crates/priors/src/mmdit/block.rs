@@ -78,13 +78,13 @@ impl FeedForward {
 #[derive(Clone, Debug)]
 enum Image {
     Single(Modulation<6>),
-    Dual(Modulation<9>, ImageAttention),
+    Dual(Modulation<9>, Box<ImageAttention>),
 }
 
 /// How the text stream is modulated, and what follows its attention.
 #[derive(Clone, Debug)]
 enum TextStream {
-    On(Modulation<6>, FeedForward),
+    On(Modulation<6>, Box<FeedForward>),
     Ends(Modulation<2>),
 }
 
@@ -108,7 +108,7 @@ impl Block {
         let (norm1, norm1_context) = (w.at("norm1"), w.at("norm1_context"));
         let image = if config.is_dual(i) {
             let attn2 = ImageAttention::new(&w.at("attn2"), sizes)?;
-            Image::Dual(Modulation::new(&norm1, d)?, attn2)
+            Image::Dual(Modulation::new(&norm1, d)?, Box::new(attn2))
         } else {
             Image::Single(Modulation::new(&norm1, d)?)
         };
@@ -117,7 +117,7 @@ impl Block {
             TextStream::Ends(Modulation::new(&norm1_context, d)?)
         } else {
             let ff = FeedForward::new(&w.at("ff_context"), d)?;
-            TextStream::On(Modulation::new(&norm1_context, d)?, ff)
+            TextStream::On(Modulation::new(&norm1_context, d)?, Box::new(ff))
         };
         let goes = if last { Text::Ends } else { Text::On };
         Ok(Self {

@@ -59,11 +59,16 @@ PROMPTS = ["", "a photo of a cat", "  A photo,\tof  the\n cats! ", "na\u00efve c
 LENGTH = 12
 
 
-def tokenizer():
+def tiny_tokenizer():
     scores = [(p, -6.0 - 0.1 * i) for i, p in enumerate(PIECES)] + [(w, -3.0 - 0.1 * i) for i, w in enumerate(WORDS)]
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)] + scores
     made = T5TokenizerFast(vocab=vocab, extra_ids=0)
     made._tokenizer.normalizer = normalizers.NFKC()  # in place of sentencepiece's own, compiled rules
+    return made
+
+
+def tokenizer():
+    made = tiny_tokenizer()
     made._tokenizer.save(os.path.join(folder(), "t5_tokenizer_tiny.json"), pretty=False)
     padded = lambda prompt: made(prompt, padding="max_length", max_length=LENGTH, truncation=True).input_ids
     cases = [{"prompt": p, "ids": made(p).input_ids, "padded": padded(p)} for p in PROMPTS]

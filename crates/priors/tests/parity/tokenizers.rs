@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::FOLDER;
 
-fn read(file: &str) -> Vec<u8> {
+pub(crate) fn read(file: &str) -> Vec<u8> {
     std::fs::read(Path::new(FOLDER).join(file)).expect("a file of this folder")
 }
 
@@ -86,5 +86,40 @@ fn token_ids_of_t5() {
             whole.len().saturating_sub(length),
             "{prompt:?}"
         );
+    }
+}
+
+/// Needs the tokenizers of SD3-medium (a few megabytes): `RECLAIR_SD3` names the model's folder.
+#[test]
+fn token_ids_of_sd3s_own_tokenizers() {
+    let Some(folder) = std::env::var_os("RECLAIR_SD3") else {
+        eprintln!("skipped: RECLAIR_SD3 does not name a folder with SD3's tokenizers");
+        return;
+    };
+    let folder = Path::new(&folder);
+    let file = |name: &str| std::fs::read(folder.join(name)).expect("a file of SD3's folder");
+    let clip = |name: &str| {
+        let config = file(&format!("{name}/tokenizer_config.json"));
+        let config = serde_json::from_slice(&config).expect("JSON");
+        let [vocab, merges] =
+            ["vocab.json", "merges.txt"].map(|part| file(&format!("{name}/{part}")));
+        ClipTokenizer::new(&vocab, &merges, &config, 77, folder).expect("fits together")
+    };
+    let clips = ["tokenizer", "tokenizer_2"].map(|name| (name, clip(name)));
+    let t5 = T5Tokenizer::new(&file("tokenizer_3/tokenizer.json"), 256, folder);
+    let t5 = t5.expect("a tokenizer");
+    let cases: Value = serde_json::from_slice(&read("tokenizers_sd3.json")).expect("JSON");
+    for case in cases["cases"].as_array().expect("a list") {
+        let prompt = case["prompt"].as_str().expect("a string");
+        let wanted = |name: &str| -> Vec<u32> {
+            serde_json::from_value(case[name].clone()).expect("a list of ids")
+        };
+        for (name, clip) in &clips {
+            let (got, wanted) = (clip.encode(prompt).ids, wanted(name));
+            assert_eq!(got[..wanted.len()], wanted, "{name}: {prompt:?}");
+        }
+        let (got, wanted) = (t5.encode(prompt).ids, wanted("tokenizer_3"));
+        assert_eq!(got[..wanted.len()], wanted, "T5: {prompt:?}");
+        assert!(got[wanted.len()..].iter().all(|&id| id == 0));
     }
 }

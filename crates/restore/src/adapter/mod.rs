@@ -111,7 +111,7 @@ impl Scale {
 #[derive(Clone, Debug)]
 pub enum RestorationAdapter {
     /// Of a U-Net.
-    Unet(UnetAdapter),
+    Unet(Box<UnetAdapter>),
     /// Of a transformer.
     Dit(DitAdapter),
 }
@@ -133,7 +133,11 @@ impl RestorationAdapter {
                 origin.display()
             ))
         })?;
-        Self::new(config, prior, w)
+        Self::new(config, prior, w).map_err(|why| match why {
+            Error::Input(what) => Error::Input(format!("{}: {what}", origin.display())),
+            Error::Unsupported(what) => Error::Unsupported(format!("{}: {what}", origin.display())),
+            other => other,
+        })
     }
 
     /// Builds the adapter from `w`.
@@ -145,11 +149,15 @@ impl RestorationAdapter {
             (AdapterConfig::Unet(config), AnyPrior::Unet(unet)) => {
                 if (config.lq_channels, config.d_emb) != (prior.channels()[0], prior.d_emb()) {
                     return Err(Error::Input(format!(
-                        "the adapter was made for a prior with {} latent channels and an embedding of {}; use that prior",
+                        "the adapter was made for a prior with {} latent channels and an embedding of {} and does not fit this one; use that prior",
                         config.lq_channels, config.d_emb
                     )));
                 }
-                Ok(Self::Unet(UnetAdapter::new(config, unet.sites(), w)?))
+                Ok(Self::Unet(Box::new(UnetAdapter::new(
+                    config,
+                    unet.sites(),
+                    w,
+                )?)))
             }
             (AdapterConfig::Dit(config), AnyPrior::MmDit(mmdit)) => {
                 Ok(Self::Dit(DitAdapter::new(config, mmdit.sites(), w)?))

@@ -22,8 +22,6 @@ use priors::{
     folder::{ENCODER_FILE, Folder, NETWORK_FILE},
     model::PriorModel,
     scheduler::{Prediction, SchedulerConfig},
-    text::TextEncoders,
-    tokenizer::{ClipTokenizer, learn},
     vae::AutoencoderKl,
     weights::{Metadata, Precision, Values, Weights, save_safetensors, write_atomically},
 };
@@ -37,33 +35,21 @@ use restore::{
     sampler::{SamplerKind, sample},
     schedule::{Schedule, Space, alphas_cumprod},
 };
-use serde_json::Value;
 
 use super::{
-    Evaluation, Objective, below, image_from_tensor, noise, pixel_metric, tensor_from_images,
+    Evaluation, Objective, below, encoders::Encoders, image_from_tensor, noise, pixel_metric,
+    tensor_from_images,
 };
 use crate::{
     Error,
     config::{Metric, Stage, TrainConfig},
     data::{Photos, Sample},
     run::{Stored, start_values},
-    walk::{Inputs, Networks, Text, gradients},
+    walk::{Inputs, Networks, gradients},
 };
 
 /// Pictures the pixel metric is measured on.
 const METRIC_SAMPLES: usize = 8;
-
-/// Where the text comes from.
-#[derive(Debug)]
-enum Encoders {
-    /// From the prior's own encoders, as they are.
-    Frozen(TextEncoders),
-    /// From a single CLIP that trains.
-    Trained {
-        json: Value,
-        tokenizer: ClipTokenizer,
-    },
-}
 
 /// Trains `unet/` and `text_encoder/`, the adapter, or both.
 #[derive(Debug)]
@@ -98,7 +84,7 @@ impl Denoise {
             let prior = PriorModel::open(&folder, Precision::F32, device)?;
             (prior.network, Encoders::Frozen(prior.text))
         } else {
-            let encoders = trained(config, &folder, &shape)?;
+            let encoders = Encoders::trained(config, &folder, &shape)?;
             (shape, encoders)
         };
         let metric = match config.denoise.metric {
@@ -229,7 +215,7 @@ impl Denoise {
             Prediction::VPrediction => n * alpha - z0 * beta,
         };
         let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
-        let text = self.text(&prompts, [hq[0].height, hq[0].width]);
+        let text = self.encoders.text(&prompts, [hq[0].height, hq[0].width]);
         let scale = if self.config.stage == Stage::Joint {
             Scale::Each(column(skip))
         } else {
@@ -248,17 +234,6 @@ impl Denoise {
         )
     }
 
-    /// The text of a batch of pictures of this height and width.
-    fn text(&self, prompts: &[&str], size: [usize; 2]) -> Text {
-        match &self.encoders {
-            Encoders::Frozen(encoders) => Text::Encoded(encoders.conditioning(prompts, size).0),
-            Encoders::Trained { tokenizer, .. } => {
-                let ids = prompts.iter().map(|prompt| tokenizer.encode(prompt).ids);
-                Text::Ids(ids.collect())
-            }
-        }
-    }
-
     fn loss(&self, prediction: Tensor<4>, target: Tensor<4>) -> Tensor<1> {
         let error = prediction - target;
         let error = match &self.metric {
@@ -267,71 +242,6 @@ impl Denoise {
         };
         error.square().mean()
     }
-}
-
-/// The text encoder that trains with `prior`, and its tokenizer.
-fn trained(config: &TrainConfig, folder: &Folder, prior: &AnyPrior) -> Result<Encoders, Error> {
-    let single = match prior {
-        AnyPrior::Unet(unet) => unet.config().addition_embed_type.is_none(),
-        AnyPrior::MmDit(_) => false,
-    };
-    if !single {
-        let what = "this stage trains U-Nets with a single text encoder; use stage = \"adapter\" with this prior";
-        return Err(Error::Input(what.into()));
-    }
-    let json = folder.json("text_encoder/config.json")?;
-    let length = json
-        .get("max_position_embeddings")
-        .and_then(Value::as_u64)
-        .unwrap_or(77) as usize;
-    let tokenizer = tokenizer(config, folder, &json, length)?;
-    Ok(Encoders::Trained { json, tokenizer })
-}
-
-/// The model's tokenizer, or one learned from the captions where the model has no vocabulary yet.
-fn tokenizer(
-    config: &TrainConfig,
-    folder: &Folder,
-    text_json: &Value,
-    length: usize,
-) -> Result<ClipTokenizer, Error> {
-    let settings = folder.json("tokenizer/tokenizer_config.json")?;
-    // A resumed run goes on with the vocabulary it has learned.
-    for folder in [folder, &Folder::Disk(config.out.join("prior"))] {
-        if folder.has("tokenizer/vocab.json") && folder.has("tokenizer/merges.txt") {
-            let vocab = folder.read("tokenizer/vocab.json")?;
-            let merges = folder.read("tokenizer/merges.txt")?;
-            return Ok(ClipTokenizer::new(
-                &vocab,
-                &merges,
-                &settings,
-                length,
-                &folder.path("tokenizer"),
-            )?);
-        }
-    }
-    let size = text_json
-        .get("vocab_size")
-        .and_then(Value::as_u64)
-        .unwrap_or(0) as usize;
-    let mut texts = Photos::open(&config.data, config.seed)?.captions();
-    // Often enough that each of its words becomes one token.
-    texts.extend(vec![
-        "low quality, low resolution, blurry, noisy, compressed"
-            .to_owned();
-        64
-    ]);
-    let (vocab, merges) = learn(&texts, size)?;
-    let out = config.out.join("prior/tokenizer");
-    write_atomically(&out.join("vocab.json"), vocab.as_bytes())?;
-    write_atomically(&out.join("merges.txt"), merges.as_bytes())?;
-    Ok(ClipTokenizer::new(
-        vocab.as_bytes(),
-        merges.as_bytes(),
-        &settings,
-        length,
-        &out,
-    )?)
 }
 
 impl Objective for Denoise {
@@ -401,7 +311,7 @@ impl Objective for Denoise {
         let networks = self.networks(&Weights::from_values(values.clone(), &self.device))?;
         let lq = tensor_from_images(&[&shown.lq], &self.device);
         let c_lq = self.vae.latent_from_image(lq);
-        let text = self.text(&[""], [shown.hq.height, shown.hq.width]);
+        let text = self.encoders.text(&[""], [shown.hq.height, shown.hq.width]);
         let conditioning = networks.conditioning(&text);
         let schedule = Schedule::from_strength(&self.scheduler, Space::Sigma, 8, 0.5)?;
         let (alpha, beta) = (

@@ -1,4 +1,4 @@
-//! The adapter's laws (`design/style.md`): what it leaves alone, what it counts, how it is stored.
+//! The U-Net's adapter.
 
 use std::path::Path;
 
@@ -15,6 +15,8 @@ use restore::{
     lora::{Lora, LoraConfig, self_attention_targets},
 };
 use serde_json::{Value, json};
+
+use crate::{bits, field};
 
 fn tiny() -> Value {
     json!({
@@ -55,21 +57,6 @@ fn config(block: BlockKind, after: Vec<usize>) -> AdapterConfig {
 
 const KINDS: [BlockKind; 4] = [BlockKind::D1, BlockKind::D2, BlockKind::D3, BlockKind::D4];
 
-fn field<const D: usize>(shape: [usize; D], seed: u32) -> Tensor<D> {
-    let n: usize = shape.iter().product();
-    let value = |i: usize| {
-        let x = (i as u32)
-            .wrapping_mul(2_654_435_761)
-            .wrapping_add(seed.wrapping_mul(97_531));
-        f64::from(x ^ (x >> 15)) / 2_147_483_648.0 - 1.0
-    };
-    let values: Vec<f32> = (0..n).map(|i| value(i) as f32).collect();
-    Tensor::from_data(
-        TensorData::new(values, shape),
-        (&Device::flex(), DType::F32),
-    )
-}
-
 struct Inputs {
     x: Tensor<4>,
     t: Tensor<1>,
@@ -84,15 +71,6 @@ fn inputs() -> Inputs {
         conditioning: Conditioning::of_text(field([2, 5, 12], 2)),
         c_lq: field([2, 4, 16, 8], 3),
     }
-}
-
-fn bits(x: Tensor<4>) -> Vec<u32> {
-    x.into_data()
-        .try_into_vec::<f32>()
-        .expect("f32")
-        .into_iter()
-        .map(f32::to_bits)
-        .collect()
 }
 
 fn run(unet: &AnyPrior, adapter: &RestorationAdapter, scale: &Scale) -> Tensor<4> {
@@ -216,17 +194,8 @@ fn adapters_stand_where_the_configuration_says() {
 
 #[test]
 fn parameter_counts_at_the_size_of_sdxl_are_those_of_the_paper() {
-    let sdxl = json!({
-        "_class_name": "UNet2DConditionModel",
-        "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-        "attention_head_dim": [5, 10, 20], "block_out_channels": [320, 640, 1280], "cross_attention_dim": 2048,
-        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-        "in_channels": 4, "layers_per_block": 2, "norm_eps": 1e-5, "norm_num_groups": 32, "out_channels": 4,
-        "transformer_layers_per_block": [1, 2, 10],
-        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-        "use_linear_projection": true
-    });
+    let sdxl = include_str!("../../../priors/tests/configs/sdxl_unet.json");
+    let sdxl = serde_json::from_str(sdxl).expect("JSON");
     let device = Device::flex();
     let w = Weights::blank(&device);
     let unet = any(&sdxl, &w);
