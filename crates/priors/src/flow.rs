@@ -26,17 +26,22 @@ pub struct Site {
 pub struct Conditioning {
     /// Encoded text tokens, `[b, n, d]`.
     pub text: Tensor<3>,
-    /// Pooled text and size numbers, where the network takes them (SDXL).
-    pub added: Option<Added>,
+    /// Pooled text, `[b, d]`, where the network takes it (SDXL, SD3).
+    pub pooled: Option<Tensor<2>>,
+    /// Original height and width, crop top and left, target height and width in pixels, `[b, 6]`, where the
+    /// network takes them (SDXL).
+    pub time_ids: Option<Tensor<2>>,
 }
 
-/// SDXL's additional conditioning.
-#[derive(Clone, Debug)]
-pub struct Added {
-    /// Pooled text, `[b, d]`.
-    pub pooled: Tensor<2>,
-    /// Original height and width, crop top and left, target height and width, `[b, 6]`.
-    pub time_ids: Tensor<2>,
+impl Conditioning {
+    /// Text tokens `[b, n, d]` and nothing else.
+    pub fn of_text(text: Tensor<3>) -> Self {
+        Self {
+            text,
+            pooled: None,
+            time_ids: None,
+        }
+    }
 }
 
 /// Sees every tensor of a flow by turns, each under a name; the ranks are those that occur.
@@ -81,6 +86,15 @@ pub trait Prior {
 
     /// Where adapters may stand, in order.
     fn sites(&self) -> &[Site];
+
+    /// How many times smaller than the latent the coarsest feature is: the latent's sides must be
+    /// multiples of this.
+    fn downscale(&self) -> usize;
+
+    /// The longest side of a latent the network takes, where there is one.
+    fn largest(&self) -> Option<usize> {
+        None
+    }
 
     /// Splits a flow that stands before `segments` into what they touch and what only passes by, so
     /// that a backward walk need not carry the latter.

@@ -7,11 +7,12 @@
 use burn::tensor::{Device, Tensor};
 use pixels::{Image, colour, random::stream};
 use priors::{
+    any::AnyPrior,
     flow::{Conditioning, Prior},
-    folder::{Folder, PriorModel},
+    folder::Folder,
+    model::PriorModel,
     nn::{Bare, Tap},
     scheduler::Prediction,
-    unet::Unet,
     weights::Precision,
 };
 use rand::RngExt;
@@ -21,7 +22,7 @@ use rand_distr::StandardNormal;
 use crate::{
     Error,
     adapter::{AdapterFolder, LqFeatures, RestorationAdapter, Scale},
-    denoiser::{Denoiser, Guided, network_input, x0_from_prediction},
+    denoiser::{CfgScale, Denoiser, Guided, network_input, x0_from_prediction},
     lora::Lora,
     options::{ColourFix, RestoreOptions, Start},
     sampler::sample,
@@ -116,9 +117,9 @@ impl Restorer {
             acts
         });
         let wanted = scaled(image, options.scale)?;
-        let grid = self.prior.vae.downscale() * self.prior.unet.downscale();
+        let grid = self.prior.vae.downscale() * self.prior.network.downscale();
         let padded = wanted.pad_to_multiple(grid);
-        let lq = Tiles::new(self, &padded, options.tile_px);
+        let lq = Tiles::new(self, &padded, options.tile_px)?;
         let c_lq = lq.encode(&padded);
         let mut rng = stream(options.seed, "latent noise");
         let noise = |rng: &mut ChaCha8Rng| -> Tensor<4> {
@@ -134,15 +135,15 @@ impl Restorer {
                     + noise(&mut rng) * schedule.space.beta(first)
             }
         };
-        let text = self.denoiser(&options.prompt, options, &schedule, &c_lq, &lq, watch);
-        let null = self.denoiser(
-            &options.negative,
-            options,
-            &schedule,
-            &c_lq,
-            &lq,
-            &mut |_| (),
-        );
+        let conditioning = self.conditioning(&options.prompt, &lq, watch);
+        // At scale 1 the null denoiser is not asked, and a large text encoder need not run twice.
+        let null = if options.cfg_scale == CfgScale::Constant(1.0) {
+            conditioning.clone()
+        } else {
+            self.conditioning(&options.negative, &lq, watch)
+        };
+        let text = self.denoiser(conditioning, options, &schedule, &c_lq, &lq);
+        let null = self.denoiser(null, options, &schedule, &c_lq, &lq);
         let denoiser = Guided {
             text,
             null,
@@ -187,21 +188,26 @@ impl Restorer {
         }
     }
 
+    /// What a tile's denoiser is told.
+    fn conditioning(
+        &self,
+        prompt: &str,
+        tiles: &Tiles<'_>,
+        watch: &mut dyn FnMut(Event),
+    ) -> Conditioning {
+        let (conditioning, notes) = self.prior.text.conditioning(&[prompt], tiles.seen_px());
+        notes.into_iter().for_each(|note| watch(Event::Note(note)));
+        conditioning
+    }
+
     fn denoiser<'a>(
         &'a self,
-        prompt: &str,
+        conditioning: Conditioning,
         options: &RestoreOptions,
         schedule: &Schedule,
         c_lq: &'a Tensor<4>,
         tiles: &Tiles<'a>,
-        watch: &mut dyn FnMut(Event),
     ) -> TiledDenoiser<'a> {
-        let (conditioning, dropped) = self.prior.conditioning(&[prompt]);
-        if dropped > 0 {
-            watch(Event::Note(format!(
-                "the prompt is too long for this prior: its last {dropped} tokens are not used"
-            )));
-        }
         let tiling = tiles.latent(OVERLAP_PART);
         TiledDenoiser {
             restorer: self,
@@ -260,22 +266,37 @@ struct Tiles<'a> {
 }
 
 impl<'a> Tiles<'a> {
-    fn new(restorer: &'a Restorer, padded: &Image, tile_px: usize) -> Self {
+    /// # Errors
+    /// Tiles that are too large for the prior.
+    fn new(restorer: &'a Restorer, padded: &Image, tile_px: usize) -> Result<Self, Error> {
         let f = restorer.prior.vae.downscale();
-        let grid = restorer.prior.unet.downscale();
+        let grid = restorer.prior.network.downscale();
         let (height, width) = (padded.height / f, padded.width / f);
         let tile = match tile_px {
             0 => height.max(width),
             px => (px / f / grid).max(2 * OVERLAP_PART) * grid,
         };
-        Self {
-            restorer,
-            height,
-            width,
-            tile,
-            f,
-            grid,
+        let seen = tile.min(height.max(width));
+        match restorer.prior.network.largest() {
+            Some(most) if seen > most => Err(Error::Input(format!(
+                "this prior takes at most {} pixels a side and the tile has {}; choose a smaller --tile",
+                most * f,
+                seen * f
+            ))),
+            _ => Ok(Self {
+                restorer,
+                height,
+                width,
+                tile,
+                f,
+                grid,
+            }),
         }
+    }
+
+    /// Height and width in pixels of what the denoiser sees at once: all tiles are of one size.
+    fn seen_px(&self) -> [usize; 2] {
+        [self.height, self.width].map(|side| self.f * side.min(self.tile))
     }
 
     fn latent(&self, part: usize) -> Tiling {
@@ -342,7 +363,7 @@ impl<'a> Tiles<'a> {
 #[derive(Clone, Debug)]
 pub struct Denoising<'a> {
     /// The prior.
-    pub unet: &'a Unet,
+    pub prior: &'a AnyPrior,
     /// The Restoration Adapter with its low-quality features.
     pub adapter: Option<(&'a RestorationAdapter, &'a LqFeatures)>,
     /// LoRA.
@@ -375,10 +396,12 @@ impl Denoiser for Denoising<'_> {
         );
         let output = match self.adapter {
             Some((adapter, lq)) => {
-                let flow = self.unet.enter(input.clone(), t, &self.conditioning);
-                adapter.forward(self.unet, flow, lq, &Scale::All(self.scale), tap)
+                let flow = self.prior.enter(input.clone(), t, &self.conditioning);
+                adapter.forward(self.prior, flow, lq, &Scale::All(self.scale), tap)
             }
-            None => self.unet.forward(input.clone(), t, &self.conditioning, tap),
+            None => self
+                .prior
+                .forward(input.clone(), t, &self.conditioning, tap),
         };
         x0_from_prediction(self.prediction, input, output, level.sigma)
     }
@@ -400,7 +423,7 @@ impl TiledDenoiser<'_> {
         let adapter = self.restorer.adapter.as_ref();
         let features = adapter.map(|adapter| self.features(i, tile, &adapter.adapter));
         let denoising = Denoising {
-            unet: &self.restorer.prior.unet,
+            prior: &self.restorer.prior.network,
             adapter: adapter
                 .map(|adapter| &adapter.adapter)
                 .zip(features.as_ref()),
@@ -418,13 +441,8 @@ impl TiledDenoiser<'_> {
         if let Some(features) = &*self.features[i].borrow() {
             return features.clone();
         }
-        let features = adapter.lq_features(&cut(self.c_lq, tile));
-        let size: usize = features
-            .0
-            .iter()
-            .map(|feature| feature.dims().iter().product::<usize>())
-            .sum();
-        if size * self.features.len() <= FEATURE_BUDGET {
+        let features = adapter.lq_features(&self.restorer.prior.network, &cut(self.c_lq, tile));
+        if features.count() * self.features.len() <= FEATURE_BUDGET {
             *self.features[i].borrow_mut() = Some(features.clone());
         }
         features

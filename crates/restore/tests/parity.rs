@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{Device, Tensor};
 use golden::{Golden, MODEL, formula_values};
 use priors::{
-    flow::{Added, Conditioning, Prior},
+    flow::{Conditioning, Prior},
     nn::{Bare, Tap},
     unet::Unet,
     weights::{Values, Weights},
@@ -46,13 +46,10 @@ fn lora(alpha: f64, targets: &[Target], device: &Device) -> Lora {
 }
 
 fn run(golden: &Golden, unet: &Unet, tap: &dyn Tap, device: &Device) -> Tensor<4> {
-    let added = Added {
-        pooled: golden.tensor("input.pooled", device),
-        time_ids: golden.tensor("input.time_ids", device),
-    };
     let conditioning = Conditioning {
         text: golden.tensor("input.text", device),
-        added: Some(added),
+        pooled: Some(golden.tensor("input.pooled", device)),
+        time_ids: Some(golden.tensor("input.time_ids", device)),
     };
     unet.forward(
         golden.tensor("input.sample", device),

@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Gradients, Tensor};
 use priors::{
+    any::{AnyFlow, AnyPrior},
     clip::ClipText,
     flow::{Conditioning, Flow, FlowVisitor, Prior},
     nn::{Bare, Tap},
-    unet::{Unet, UnetFlow},
     weights::Weights,
 };
 use restore::{
@@ -27,7 +27,7 @@ use crate::{config::Gradient, optimise::Named};
 #[derive(Clone, Debug)]
 pub struct Networks {
     /// The prior.
-    pub unet: Unet,
+    pub prior: AnyPrior,
     /// The text encoder, where the text is not given ready made.
     pub text_encoder: Option<ClipText>,
     /// The Restoration Adapter.
@@ -69,25 +69,24 @@ impl Networks {
         }
     }
 
-    fn conditioning(&self, text: &Text) -> Conditioning {
+    /// What the prior is told by this text.
+    pub fn conditioning(&self, text: &Text) -> Conditioning {
         match (text, &self.text_encoder) {
             (Text::Encoded(conditioning), _) => conditioning.clone(),
-            (Text::Ids(ids), Some(encoder)) => Conditioning {
-                text: encoder.forward(ids).last,
-                added: None,
-            },
+            (Text::Ids(ids), Some(encoder)) => Conditioning::of_text(encoder.forward(ids).last),
             (Text::Ids(_), None) => unreachable!("ids come with a text encoder"),
         }
     }
 
     fn lq_features(&self, c_lq: &Tensor<4>) -> LqFeatures {
-        self.adapter
-            .as_ref()
-            .map_or(LqFeatures(vec![]), |adapter| adapter.lq_features(c_lq))
+        match &self.adapter {
+            Some(adapter) => adapter.lq_features(&self.prior, c_lq),
+            None => LqFeatures::none(),
+        }
     }
 
-    fn step(&self, i: usize, flow: UnetFlow, lq: &LqFeatures, scale: &Scale) -> UnetFlow {
-        let flow = self.unet.segment(i, flow, self.tap());
+    fn step(&self, i: usize, flow: AnyFlow, lq: &LqFeatures, scale: &Scale) -> AnyFlow {
+        let flow = self.prior.segment(i, flow, self.tap());
         match &self.adapter {
             Some(adapter) => adapter.after(i, flow, lq, scale),
             None => flow,
@@ -97,15 +96,15 @@ impl Networks {
     /// The prediction, `[b, c, h, w]`.
     pub fn predict(&self, inputs: &Inputs) -> Tensor<4> {
         let lq = self.lq_features(&inputs.c_lq);
-        let mut flow = self.unet.enter(
+        let mut flow = self.prior.enter(
             inputs.x.clone(),
             inputs.t.clone(),
             &self.conditioning(&inputs.text),
         );
-        for i in 0..self.unet.segments() {
+        for i in 0..self.prior.segments() {
             flow = self.step(i, flow, &lq, &inputs.scale);
         }
-        self.unet.leave(flow)
+        self.prior.leave(flow)
     }
 }
 
@@ -150,13 +149,13 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn run(mut self, pieces: usize, loss: impl FnOnce(Tensor<4>) -> Tensor<1>) -> (f64, Named) {
-        let n = self.plain.unet.segments();
+        let n = self.plain.prior.segments();
         let cut = |piece: usize| piece * n / pieces;
         let lq = self.plain.lq_features(&self.inputs.c_lq);
         let conditioning = self.plain.conditioning(&self.inputs.text);
         let mut flow =
             self.plain
-                .unet
+                .prior
                 .enter(self.inputs.x.clone(), self.inputs.t.clone(), &conditioning);
         let mut entering = Vec::new();
         for piece in 0..pieces {
@@ -168,7 +167,7 @@ impl Walk<'_> {
 
         let mut state = Leaves::default();
         flow.visit_state(&mut state);
-        let loss = loss(self.taped.unet.leave(flow));
+        let loss = loss(self.taped.prior.leave(flow));
         let mut tape = loss.backward();
         let mut d_state = state.gradients(&mut tape);
         self.collect(&mut tape);
@@ -180,8 +179,8 @@ impl Walk<'_> {
             if segments.is_empty() {
                 continue;
             }
-            let (mut flow, aside) = self.taped.unet.set_aside(segments.clone(), flow);
-            let below = aside.skips.len();
+            let (mut flow, aside) = self.taped.prior.set_aside(segments.clone(), flow);
+            let below = aside.skips();
             let (mut state, mut context) = (Leaves::default(), Leaves::default());
             flow.visit_state(&mut state);
             flow.visit_context(&mut context);
@@ -219,7 +218,7 @@ impl Walk<'_> {
         let conditioning = self.taped.conditioning(&self.inputs.text);
         let mut flow =
             self.taped
-                .unet
+                .prior
                 .enter(self.inputs.x.clone(), self.inputs.t.clone(), &conditioning);
         let mut seed = Seed {
             gradients: &mut d_state,

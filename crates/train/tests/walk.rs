@@ -5,13 +5,17 @@ use std::{path::Path, sync::Mutex};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use peak_alloc::PeakAlloc;
 use priors::{
+    any::{AnyFlow, AnyPrior},
     clip::ClipText,
     flow::{Conditioning, Prior},
+    mmdit::MmDit,
     unet::Unet,
     weights::{Init, Values, Weights},
 };
 use restore::{
-    adapter::{AdapterConfig, BlockKind, CLASS_NAME, RestorationAdapter, Scale},
+    adapter::{
+        AdapterConfig, BlockKind, DitAdapterConfig, RestorationAdapter, Scale, UnetAdapterConfig,
+    },
     lora::{Lora, LoraConfig, Target, self_attention_targets},
 };
 use serde_json::{Value, json};
@@ -46,6 +50,14 @@ fn unet_json(layers: usize, channels: [usize; 3]) -> Value {
     })
 }
 
+fn dit_json() -> Value {
+    json!({
+        "_class_name": "SD3Transformer2DModel", "in_channels": 4, "out_channels": 4, "patch_size": 2, "num_layers": 4,
+        "attention_head_dim": 8, "num_attention_heads": 2, "joint_attention_dim": 12, "caption_projection_dim": 16,
+        "pooled_projection_dim": 10, "pos_embed_max_size": 8, "qk_norm": "rms_norm", "dual_attention_layers": [0]
+    })
+}
+
 fn text_json() -> Value {
     json!({
         "model_type": "clip_text_model", "vocab_size": 20, "hidden_size": 12, "intermediate_size": 24,
@@ -64,53 +76,66 @@ enum What {
 
 struct Setup {
     what: What,
-    kind: BlockKind,
-    unet: Value,
-    frozen: Option<(Unet, Conditioning)>,
+    adapter: AdapterConfig,
+    prior: Value,
+    frozen: Option<(AnyPrior, Conditioning)>,
     targets: Vec<Target>,
 }
 
 impl Setup {
-    fn new(what: What, kind: BlockKind, unet: Value) -> Self {
+    fn new(what: What, block: BlockKind, unet: Value) -> Self {
+        let d_emb = any(&unet, &Weights::blank(&Device::flex())).d_emb();
+        let adapter = AdapterConfig::Unet(UnetAdapterConfig {
+            block,
+            after: vec![0, 1, 2, 3, 4, 5],
+            lq_channels: 4,
+            d_emb,
+            groups: 4,
+        });
+        Self::of(what, adapter, unet)
+    }
+
+    /// Adapter and LoRA over a frozen transformer.
+    fn dit() -> Self {
+        let adapter = AdapterConfig::Dit(DitAdapterConfig {
+            after: vec![1, 3],
+            width: 16,
+        });
+        Self::of(What::Adapter, adapter, dit_json())
+    }
+
+    fn of(what: What, adapter: AdapterConfig, prior_json: Value) -> Self {
         let device = Device::flex();
         let w = Weights::formula(&device);
-        let prior = Unet::from_json(&unet, Path::new("unet"), &w).expect("supported");
+        let prior = any(&prior_json, &w);
         let targets = self_attention_targets(&w.shapes());
         let text = Conditioning {
-            text: field([2, 6, 12], 4),
-            added: None,
+            pooled: Some(field([2, 10], 5)),
+            ..Conditioning::of_text(field([2, 6, 12], 4))
         };
         let frozen = (what == What::Adapter).then_some((prior, text));
         Self {
             what,
-            kind,
-            unet,
+            adapter,
+            prior: prior_json,
             frozen,
             targets,
         }
     }
 
     fn networks(&self, w: &Weights) -> Networks {
-        let (unet, text_encoder) = match &self.frozen {
-            Some((unet, _)) => (unet.clone(), None),
+        let (prior, text_encoder) = match &self.frozen {
+            Some((prior, _)) => (prior.clone(), None),
             None => {
-                let unet = Unet::from_json(&self.unet, Path::new("unet"), &w.at("unet"))
-                    .expect("supported");
+                let prior = any(&self.prior, &w.at("unet"));
                 let text =
                     ClipText::from_json(&text_json(), Path::new("text"), &w.at("text_encoder"));
-                (unet, Some(text.expect("supported")))
+                (prior, Some(text.expect("supported")))
             }
         };
-        let config = AdapterConfig {
-            class_name: CLASS_NAME.into(),
-            block: self.kind,
-            after: vec![0, 1, 2, 3, 4, 5],
-            lq_channels: 4,
-            d_emb: unet.config().d_emb(),
-            groups: 4,
-        };
-        let adapter = RestorationAdapter::new(config, unet.sites(), &w.at("restoration_adapter"))
-            .expect("fits");
+        let adapter = self.adapter.clone();
+        let adapter = RestorationAdapter::new(adapter, &prior, &w.at("restoration_adapter"));
+        let adapter = adapter.expect("fits");
         let lora = (self.what == What::Adapter).then(|| {
             Lora::new(
                 &LoraConfig {
@@ -118,12 +143,12 @@ impl Setup {
                     alpha: 2.0,
                 },
                 &self.targets,
-                &w.at("lora.unet"),
+                &w.at("lora").at(prior.kind().folder()),
             )
             .expect("fits")
         });
         Networks {
-            unet,
+            prior,
             text_encoder,
             adapter: Some(adapter),
             lora,
@@ -181,6 +206,15 @@ impl Setup {
     }
 }
 
+fn any(json: &Value, w: &Weights) -> AnyPrior {
+    if json["_class_name"] == "SD3Transformer2DModel" {
+        let mmdit = MmDit::from_json(json, Path::new("transformer"), w).expect("supported");
+        return AnyPrior::MmDit(Box::new(mmdit));
+    }
+    let unet = Unet::from_json(json, Path::new("unet"), w).expect("supported");
+    AnyPrior::Unet(Box::new(unet))
+}
+
 fn field<const D: usize>(shape: [usize; D], seed: u32) -> Tensor<D> {
     let n: usize = shape.iter().product();
     let value = |i: usize| {
@@ -225,12 +259,13 @@ fn compare(whole: &Named, pieces: &Named, what: &str) {
 #[test]
 fn gradients_piece_by_piece_are_those_of_the_whole_tape() {
     let _alone = ALONE.lock();
-    for (what, kind) in [
-        (What::All, BlockKind::D1),
-        (What::Adapter, BlockKind::D3),
-        (What::Adapter, BlockKind::D2),
+    let unet = |what, block| Setup::new(what, block, unet_json(1, [8, 16, 24]));
+    for (name, setup) in [
+        ("D1", unet(What::All, BlockKind::D1)),
+        ("D3", unet(What::Adapter, BlockKind::D3)),
+        ("D2", unet(What::Adapter, BlockKind::D2)),
+        ("transformer", Setup::dit()),
     ] {
-        let setup = Setup::new(what, kind, unet_json(1, [8, 16, 24]));
         let values = setup.values();
         let (loss, whole) = setup.gradients(&values, Gradient::Whole, 8);
         assert_eq!(
@@ -241,7 +276,7 @@ fn gradients_piece_by_piece_are_those_of_the_whole_tape() {
         for pieces in [1, 4, 16] {
             let (again, cut) = setup.gradients(&values, Gradient::Cut(pieces), 8);
             assert!((loss - again).abs() <= 1e-6 * loss, "{loss} and {again}");
-            compare(&whole, &cut, &format!("{kind:?} cut {pieces} ways"));
+            compare(&whole, &cut, &format!("{name} cut {pieces} ways"));
         }
     }
 }
@@ -249,17 +284,15 @@ fn gradients_piece_by_piece_are_those_of_the_whole_tape() {
 #[test]
 fn only_adapter_and_lora_get_gradients_over_a_frozen_prior() {
     let _alone = ALONE.lock();
-    let setup = Setup::new(What::Adapter, BlockKind::D3, unet_json(1, [8, 16, 24]));
-    let (_, gradients) = setup.gradients(&setup.values(), Gradient::Cut(8), 8);
-    let known =
-        |name: &String| name.starts_with("restoration_adapter.") || name.starts_with("lora.unet.");
-    assert!(gradients.keys().all(known));
-    assert!(gradients.keys().any(|name| name.ends_with("lora_A.weight")));
-    assert!(
-        gradients
-            .keys()
-            .any(|name| name.contains("adapters.0.lq_block"))
-    );
+    let unet = Setup::new(What::Adapter, BlockKind::D3, unet_json(1, [8, 16, 24]));
+    for (lora, setup) in [("lora.unet.", unet), ("lora.transformer.", Setup::dit())] {
+        let (_, gradients) = setup.gradients(&setup.values(), Gradient::Cut(8), 8);
+        let known =
+            |name: &String| name.starts_with("restoration_adapter.") || name.starts_with(lora);
+        assert!(gradients.keys().all(known));
+        let any = |part: &str| gradients.keys().any(|name| name.contains(part));
+        assert!(any("lora_A.weight") && any("adapters.0.lq_block"));
+    }
 }
 
 #[test]
@@ -326,19 +359,19 @@ fn a_finer_cut_peaks_lower() {
 fn saved(setup: &Setup, side: usize) -> usize {
     let networks = setup.networks(&Weights::from_values(setup.values(), &Device::flex()));
     let Inputs { x, t, .. } = setup.inputs(side);
-    let text = Conditioning {
-        text: field([2, 6, 12], 4),
-        added: None,
-    };
-    let mut flow = networks.unet.enter(x, t, &text);
+    let text = Conditioning::of_text(field([2, 6, 12], 4));
+    let mut flow = networks.prior.enter(x, t, &text);
     let mut bytes = 0;
-    for i in 0..networks.unet.segments() {
-        bytes += 4 * flow.sample.dims().iter().product::<usize>();
-        bytes += 4 * flow
+    for i in 0..networks.prior.segments() {
+        let AnyFlow::Unet(at) = &flow else {
+            panic!("a U-Net's flow");
+        };
+        bytes += 4 * at.sample.dims().iter().product::<usize>();
+        bytes += 4 * at
             .tokens
             .as_ref()
             .map_or(0, |tokens| tokens.dims().iter().product());
-        flow = networks.unet.segment(i, flow, &priors::nn::Bare);
+        flow = networks.prior.segment(i, flow, &priors::nn::Bare);
     }
     bytes
 }
@@ -355,7 +388,7 @@ fn four_times_the_layers_cost_little_more_than_what_enters_them() {
         let values = setup.values();
         let segments = setup
             .networks(&Weights::from_values(values.clone(), &Device::flex()))
-            .unet
+            .prior
             .segments();
         let state: usize = values.values().map(|value| 4 * value.num_elements()).sum();
         let fixed = saved(&setup, 64) + 3 * state;

@@ -1,22 +1,22 @@
 //! The CLIP text encoder (`CLIPTextModel`, `CLIPTextModelWithProjection`) as a sequence of layers.
 //!
 //! Token and position embeddings, pre-norm layers with causal attention, a final norm. Pipelines take
-//! different outputs from it: SDXL the state before the last layer, without the final norm; a single
+//! different outputs from it: SDXL and SD3 the state before the last layer, without the final norm; a single
 //! encoder (Stable Diffusion 1 and mini) the final norm's output.
 //!
 //! Source: Radford et al., CLIP (2103.00020); tensor names and arithmetic of transformers.
 
 use std::path::Path;
 
-use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::Tensor;
 use kernels::Mask;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
     Error, json,
-    nn::{Bias, LayerNorm, Linear},
-    weights::{Init, Weights},
+    nn::{Bias, Embedding, LayerNorm, Linear},
+    weights::Weights,
 };
 
 /// The text encoder's configuration, from `text_encoder/config.json`.
@@ -72,6 +72,15 @@ impl ClipConfig {
         Ok(config)
     }
 
+    /// Width of the pooled vector.
+    pub fn pooled_width(&self) -> usize {
+        if self.projects() {
+            self.projection_dim.unwrap_or(self.hidden_size)
+        } else {
+            self.hidden_size
+        }
+    }
+
     fn projects(&self) -> bool {
         let architectures = self.architectures.iter().flatten();
         architectures
@@ -103,12 +112,19 @@ pub struct Encoded {
     pub pooled: Tensor<2>,
 }
 
+impl Encoded {
+    /// What enters the last layer, without the final norm, `[b, n, d]`: what SDXL and SD3 read.
+    pub fn penultimate(&self) -> Tensor<3> {
+        self.hidden[self.hidden.len().saturating_sub(2)].clone()
+    }
+}
+
 /// The text encoder.
 #[derive(Clone, Debug)]
 pub struct ClipText {
     config: ClipConfig,
-    token_embedding: Tensor<2>,
-    position_embedding: Tensor<2>,
+    token_embedding: Embedding,
+    position_embedding: Embedding,
     layers: Vec<Layer>,
     final_layer_norm: LayerNorm,
     text_projection: Option<Linear>,
@@ -138,15 +154,15 @@ impl ClipText {
         };
         let embeddings = model.at("embeddings");
         let (d, eps) = (config.hidden_size, config.layer_norm_eps);
-        let table = |name: &str, rows| {
-            embeddings
-                .at(name)
-                .tensor("weight", [rows, d], Init::Normal(0.02))
-        };
+        let table = |name: &str, rows| Embedding::new(&embeddings.at(name), rows, d);
         let layer = |i| Layer::new(&model.at(format!("encoder.layers.{i}")), &config);
         let projection = || {
-            let out = config.projection_dim.unwrap_or(d);
-            Linear::new(&w.at("text_projection"), d, out, Bias::Without)
+            Linear::new(
+                &w.at("text_projection"),
+                d,
+                config.pooled_width(),
+                Bias::Without,
+            )
         };
         Ok(Self {
             token_embedding: table("token_embedding", config.vocab_size)?,
@@ -167,28 +183,14 @@ impl ClipText {
 
     /// Encodes prompts of token ids, all of one length of at most `max_position_embeddings`.
     pub fn forward(&self, ids: &[Vec<u32>]) -> Encoded {
-        let [b, n] = [ids.len(), ids.first().map_or(0, Vec::len)];
+        let n = ids.first().map_or(0, Vec::len);
         assert!(
             n <= self.config.max_position_embeddings,
             "{n} tokens, at most {}",
             self.config.max_position_embeddings
         );
-        let d = self.config.hidden_size;
-        let device = self.token_embedding.device();
-        let flat: Vec<i32> = ids.iter().flatten().map(|&id| id as i32).collect();
-        let flat =
-            Tensor::<1, Int>::from_data(TensorData::new(flat, [b * n]), (&device, DType::I32));
-        let tokens = self
-            .token_embedding
-            .clone()
-            .select(0, flat)
-            .cast(FloatDType::F32)
-            .reshape([b, n, d]);
-        let positions = self
-            .position_embedding
-            .clone()
-            .narrow(0, 0, n)
-            .cast(FloatDType::F32);
+        let positions = self.position_embedding.first(n);
+        let tokens = self.token_embedding.forward(ids);
         let mut hidden = vec![tokens + positions.unsqueeze::<3>()];
         for layer in &self.layers {
             let x = hidden[hidden.len() - 1].clone();

@@ -1,8 +1,9 @@
-//! Layers: linear, convolution, norms, attention, time embedding. They hold tensors in the file's
+//! Layers: linear, convolution, norms, attention, time embedding, token tables. They hold tensors in the file's
 //! layout and call `kernels`.
 
 mod attention;
 mod conv;
+mod embedding;
 mod linear;
 mod norm;
 mod resnet;
@@ -11,7 +12,8 @@ mod time;
 pub(crate) use attention::attend;
 pub use attention::{Attention, FeedForward, TransformerLayer};
 pub use conv::Conv2d;
+pub use embedding::Embedding;
 pub use linear::{Bare, Bias, Linear, Tap};
-pub use norm::{GroupNorm, LayerNorm};
+pub use norm::{GroupNorm, LayerNorm, RmsNorm};
 pub use resnet::{Resnet, ResnetConfig};
 pub use time::{TimestepEmbedding, sinusoid};

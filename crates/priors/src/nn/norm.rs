@@ -1,4 +1,4 @@
-//! Group and layer normalization layers.
+//! Group, layer and root-mean-square normalization layers.
 
 use burn::tensor::Tensor;
 use kernels::Activation;
@@ -86,5 +86,28 @@ impl LayerNorm {
             Some(self.bias.clone()),
             self.eps,
         )
+    }
+}
+
+/// Root-mean-square normalization with weight `[d]`.
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    weight: Tensor<1>,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// Takes `weight` from `w`.
+    ///
+    /// # Errors
+    /// A missing tensor or one of another shape.
+    pub fn new(w: &Weights, d: usize, eps: f64) -> Result<Self, Error> {
+        let weight = w.tensor("weight", [d], Init::Ones)?;
+        Ok(Self { weight, eps })
+    }
+
+    /// Normalizes the last axis of `x` `[.., d]`.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        kernels::rms_norm(x, Some(self.weight.clone()), self.eps)
     }
 }

@@ -150,31 +150,24 @@ impl Unet {
         &self.config
     }
 
-    /// How many times smaller than the latent the coarsest feature is: the latent's sides must be
-    /// multiples of this.
-    pub fn downscale(&self) -> usize {
-        1 << (self.config.block_out_channels.len() - 1)
-    }
-
     /// The time embedding, with SDXL's added part, `[b, d_emb]`.
     fn embed(&self, t: Tensor<1>, conditioning: &Conditioning) -> Tensor<2> {
         let emb = self
             .time_embedding
             .forward(sinusoid(t, self.config.block_out_channels[0]));
-        let (Some(embedding), Some(added)) = (&self.add_embedding, &conditioning.added) else {
-            assert!(
-                self.add_embedding.is_none(),
-                "this U-Net wants pooled text and sizes"
-            );
+        let Some(embedding) = &self.add_embedding else {
             return emb;
         };
-        let [b, six] = added.time_ids.dims();
+        let (Some(pooled), Some(time_ids)) = (&conditioning.pooled, &conditioning.time_ids) else {
+            panic!("this U-Net wants pooled text and sizes");
+        };
+        let [b, six] = time_ids.dims();
         let d = self
             .config
             .addition_time_embed_dim
             .expect("checked with projection_class_embeddings_input_dim");
-        let sizes = sinusoid(added.time_ids.clone().reshape([b * six]), d).reshape([b, six * d]);
-        emb + embedding.forward(Tensor::cat(vec![added.pooled.clone(), sizes], 1))
+        let sizes = sinusoid(time_ids.clone().reshape([b * six]), d).reshape([b, six * d]);
+        emb + embedding.forward(Tensor::cat(vec![pooled.clone(), sizes], 1))
     }
 }
 
@@ -260,6 +253,10 @@ impl Prior for Unet {
 
     fn sites(&self) -> &[Site] {
         &self.sites
+    }
+
+    fn downscale(&self) -> usize {
+        1 << (self.config.block_out_channels.len() - 1)
     }
 
     fn set_aside(&self, segments: Range<usize>, mut flow: UnetFlow) -> (UnetFlow, UnetFlow) {

@@ -4,10 +4,13 @@ use std::io::Write;
 
 use burn::tensor::Device;
 use clap::Parser;
-use priors::{clip::ClipText, folder::Folder, vae::AutoencoderKl, weights::Weights};
+use priors::{
+    clip::ClipText, flow::Prior, folder::Folder, model::PriorModel, t5::T5Encoder,
+    vae::AutoencoderKl, weights::Weights,
+};
 use serde_json::{Map, Value, json};
 
-use super::table3::{Counted, Model, Row, prediction};
+use super::table3::{Counted, Model, Row};
 
 /// Arguments of `info`.
 #[derive(Debug, Parser)]
@@ -45,7 +48,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     };
     let mut parameters = Map::new();
     parameters.insert(prior.network().into(), counted.count().into());
-    for part in ["vae", "text_encoder", "text_encoder_2"] {
+    for part in ["vae", "text_encoder", "text_encoder_2", "text_encoder_3"] {
         if let Some(count) = count(&prior, part)? {
             parameters.insert(part.into(), count.into());
         }
@@ -53,7 +56,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     parameters.insert("restoration_adapter".into(), adapter.into());
     parameters.insert("lora".into(), counted.lora(args.lora_rank)?.into());
     let sites: Vec<_> = counted
-        .sites
+        .network
+        .sites()
         .iter()
         .map(|site| {
             json!({
@@ -63,8 +67,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         .collect();
     let about = json!({
         "prior": args.prior,
-        "prediction": prediction(&prior)?,
-        "segments": counted.segments,
+        "prediction": PriorModel::open_scheduler(&prior)?.prediction(),
+        "segments": counted.network.segments(),
         "sites": sites,
         "parameters": parameters,
         "table3": row,
@@ -89,10 +93,10 @@ fn count(prior: &Folder, part: &str) -> anyhow::Result<Option<usize>> {
     }
     let w = Weights::blank(&Device::flex());
     let (json, path) = (prior.json(&file)?, prior.path(&file));
-    if part == "vae" {
-        AutoencoderKl::from_json(&json, &path, &w)?;
-    } else {
-        ClipText::from_json(&json, &path, &w)?;
+    match part {
+        "vae" => drop(AutoencoderKl::from_json(&json, &path, &w)?),
+        "text_encoder_3" => drop(T5Encoder::from_json(&json, &path, &w)?),
+        _ => drop(ClipText::from_json(&json, &path, &w)?),
     }
     Ok(Some(w.count()))
 }
@@ -106,7 +110,9 @@ fn print(
     writeln!(
         out,
         "prior {} ({} segments, predicts {})",
-        args.prior, counted.segments, about["prediction"]
+        args.prior,
+        counted.network.segments(),
+        about["prediction"]
     )?;
     for (part, count) in about["parameters"].as_object().into_iter().flatten() {
         let rank = match part.as_str() {
@@ -115,10 +121,8 @@ fn print(
         };
         writeln!(out, "  {part:<20} {count:>14} parameters{rank}")?;
     }
-    if !counted.sites.is_empty() {
-        writeln!(out, "  adapters may stand after blocks:")?;
-    }
-    for site in &counted.sites {
+    writeln!(out, "  adapters may stand after blocks:")?;
+    for site in counted.network.sites() {
         writeln!(
             out,
             "    {} {:<14} {:>5} channels at 1/{} of the latent",

@@ -286,10 +286,16 @@ impl Args {
     fn restorer(&self) -> anyhow::Result<Restorer> {
         let prior = super::lora::merged(super::prior(&self.prior)?, &self.lora)?;
         let adapter = super::adapter(self.adapter.as_deref(), &self.prior);
+        // mini is small enough to be widened once; a large prior stays in the type it is stored in.
+        let precision = if self.prior == "mini" {
+            Precision::F32
+        } else {
+            Precision::Stored
+        };
         Ok(Restorer::open(
             &prior,
             adapter.as_ref(),
-            Precision::F32,
+            precision,
             &self.device.device()?,
         )?)
     }

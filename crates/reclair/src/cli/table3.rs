@@ -1,20 +1,19 @@
 //! The paper's Table 3: how many parameters a prior, its adapter, its LoRA and a ControlNet have. Counted from
 //! configurations alone, by the shapes that the networks ask for.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use burn::tensor::Device;
 use priors::{
-    flow::{Prior, Site},
+    any::{AnyPrior, Architecture},
+    flow::Prior,
     folder::Folder,
     kind::Kind,
     known::{self, TransformerConfig, Trim},
-    nn::{Bias, Linear},
-    unet::Unet,
     weights::Weights,
 };
 use restore::{
-    adapter::{AdapterConfig, BlockKind, CLASS_NAME, RestorationAdapter},
+    adapter::{AdapterConfig, BlockKind, DitAdapterConfig, RestorationAdapter, UnetAdapterConfig},
     lora::{Lora, LoraConfig, self_attention_targets},
 };
 use serde::Serialize;
@@ -67,42 +66,30 @@ pub(super) struct ControlNets {
 
 /// A network as far as it can be known without weights.
 pub(super) struct Counted {
+    /// The network over tensors that hold nothing.
+    pub(super) network: AnyPrior,
     /// Names and shapes of its tensors.
     pub(super) shapes: BTreeMap<String, Vec<usize>>,
-    /// Where adapters may stand; a transformer has none of these.
-    pub(super) sites: Vec<Site>,
-    /// Steps of the walk: a U-Net's segments, a transformer's blocks.
-    pub(super) segments: usize,
     transformer: Option<TransformerConfig>,
-    d_emb: usize,
-    lq_channels: usize,
 }
 
 impl Counted {
     /// Reads `unet/config.json` or `transformer/config.json`.
     pub(super) fn open(folder: &Folder) -> anyhow::Result<Self> {
-        let file = format!("{}/config.json", folder.network());
-        let (json, path) = (folder.json(&file)?, folder.path(&file));
-        if folder.network() == "transformer" {
-            let config = TransformerConfig::from_json(&json, &path)?;
-            return Ok(Self {
-                shapes: known::transformer_shapes(&config),
-                sites: vec![],
-                segments: config.num_layers,
-                d_emb: config.d(),
-                lq_channels: config.in_channels,
-                transformer: Some(config),
-            });
-        }
         let w = Weights::blank(&Device::flex());
-        let unet = Unet::from_json(&json, &path, &w)?;
+        let network = AnyPrior::from_folder(folder, &w)?;
+        let transformer = match network.kind() {
+            Architecture::Unet => None,
+            Architecture::MmDit => {
+                let file = "transformer/config.json";
+                let (json, path) = (folder.json(file)?, folder.path(file));
+                Some(TransformerConfig::from_json(&json, &path)?)
+            }
+        };
         Ok(Self {
+            network,
             shapes: w.shapes(),
-            sites: unet.sites().to_vec(),
-            segments: unet.segments(),
-            transformer: None,
-            d_emb: unet.config().d_emb(),
-            lq_channels: unet.config().in_channels,
+            transformer,
         })
     }
 
@@ -122,7 +109,7 @@ impl Counted {
         let file = "restoration_adapter/config.json";
         let w = Weights::blank(&Device::flex());
         let (json, path) = (adapter.json(file)?, adapter.path(file));
-        RestorationAdapter::from_json(&json, &path, &self.sites, &w)?;
+        RestorationAdapter::from_json(&json, &path, &self.network, &w)?;
         Ok(w.count())
     }
 
@@ -130,32 +117,21 @@ impl Counted {
     /// transformer.
     fn papers_adapter(&self) -> anyhow::Result<usize> {
         let w = Weights::blank(&Device::flex());
-        if let Some(config) = &self.transformer {
-            let d = config.d();
-            for site in 0..config.num_layers / 4 {
-                let w = w.at(format!("adapters.{site}"));
-                // lq', the time embedding's, two residual blocks and the zero linear: each a map of the width.
-                for part in [
-                    "lq_block",
-                    "time_emb_proj",
-                    "blocks.0",
-                    "blocks.1",
-                    "zero_linear",
-                ] {
-                    Linear::new(&w.at(part), d, d, Bias::With)?;
-                }
-            }
-            return Ok(w.count());
-        }
-        let config = AdapterConfig {
-            class_name: CLASS_NAME.into(),
-            block: BlockKind::D3,
-            after: (0..self.sites.len().saturating_sub(1)).collect(),
-            lq_channels: self.lq_channels,
-            d_emb: self.d_emb,
-            groups: 32,
+        let sites = self.network.sites().len();
+        let config = match self.network.kind() {
+            Architecture::Unet => AdapterConfig::Unet(UnetAdapterConfig {
+                block: BlockKind::D3,
+                after: (0..sites.saturating_sub(1)).collect(),
+                lq_channels: self.network.channels()[0],
+                d_emb: self.network.d_emb(),
+                groups: 32,
+            }),
+            Architecture::MmDit => AdapterConfig::Dit(DitAdapterConfig {
+                after: (3..sites).step_by(4).collect(),
+                width: self.network.d_emb(),
+            }),
         };
-        RestorationAdapter::new(config, &self.sites, &w)?;
+        RestorationAdapter::new(config, &self.network, &w)?;
         Ok(w.count())
     }
 
@@ -196,18 +172,6 @@ impl Counted {
             controlnet,
         })
     }
-}
-
-/// What the network predicts, by its scheduler.
-pub(super) fn prediction(folder: &Folder) -> anyhow::Result<serde_json::Value> {
-    let file = "scheduler/scheduler_config.json";
-    let json = folder.json(file)?;
-    if json["_class_name"] == "FlowMatchEulerDiscreteScheduler" {
-        return Ok("flow".into());
-    }
-    let path: &Path = &folder.path(file);
-    let config = priors::scheduler::SchedulerConfig::from_json(&json, path)?;
-    Ok(serde_json::to_value(config.prediction())?)
 }
 
 #[cfg(test)]

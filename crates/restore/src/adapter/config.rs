@@ -1,4 +1,4 @@
-//! The Restoration Adapter's configuration, `restoration_adapter/config.json`.
+//! A Restoration Adapter's configuration, `restoration_adapter/config.json`.
 
 use priors::flow::Site;
 use serde::{Deserialize, Serialize};
@@ -21,13 +21,22 @@ pub enum BlockKind {
     D4,
 }
 
-/// A U-Net Restoration Adapter.
+/// A Restoration Adapter, by the kind of prior it was made for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "_class_name")]
+pub enum AdapterConfig {
+    /// For a U-Net.
+    #[serde(rename = "UnetRestorationAdapter")]
+    Unet(UnetAdapterConfig),
+    /// For a transformer.
+    #[serde(rename = "DitRestorationAdapter")]
+    Dit(DitAdapterConfig),
+}
+
+/// A U-Net's Restoration Adapter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct AdapterConfig {
-    /// Always `UnetRestorationAdapter`.
-    #[serde(rename = "_class_name")]
-    pub class_name: String,
+pub struct UnetAdapterConfig {
     /// The block design.
     pub block: BlockKind,
     /// The blocks of the prior after which an adapter stands.
@@ -40,40 +49,50 @@ pub struct AdapterConfig {
     pub groups: usize,
 }
 
-/// The class name that [`AdapterConfig`] carries.
-pub const CLASS_NAME: &str = "UnetRestorationAdapter";
+/// A transformer's Restoration Adapter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DitAdapterConfig {
+    /// The blocks of the prior after which an adapter stands; the paper's are every fourth of SD3's.
+    pub after: Vec<usize>,
+    /// Width of the prior's tokens and of its time embedding.
+    pub width: usize,
+}
 
-impl AdapterConfig {
-    /// The prior's sites that this adapter takes, in order.
-    ///
+impl UnetAdapterConfig {
     /// # Errors
-    /// A block the prior does not have, or out of order; widths that the groups do not divide.
-    pub fn sites<'a>(&self, sites: &'a [Site]) -> Result<Vec<&'a Site>, Error> {
-        let divided = |site: &&Site| {
+    /// Widths of the prior that the groups do not divide.
+    pub(super) fn check(&self, sites: &[Site]) -> Result<(), Error> {
+        let divided = |site: &Site| {
             self.groups > 0
                 && site.channels.is_multiple_of(self.groups)
                 && site.channels.is_multiple_of(2)
         };
-        if self.lq_channels == 0 || self.d_emb == 0 || !sites.iter().all(|site| divided(&site)) {
+        if self.lq_channels == 0 || self.d_emb == 0 || !sites.iter().all(divided) {
             return Err(Error::Input(format!(
                 "the adapter's {} groups do not divide the prior's widths, or a width is 0; correct its config.json",
                 self.groups
             )));
         }
-        let ordered = self.after.windows(2).all(|pair| pair[0] < pair[1]);
-        let found: Option<Vec<&Site>> = self
-            .after
-            .iter()
-            .map(|&block| sites.iter().find(|site| site.block == block))
-            .collect();
-        match found {
-            Some(found) if ordered && self.class_name == CLASS_NAME => Ok(found),
-            _ => Err(Error::Unsupported(format!(
-                "an adapter {} after blocks {:?} does not fit a prior of {} blocks; use the adapter's own prior",
-                self.class_name,
-                self.after,
-                sites.len()
-            ))),
-        }
+        Ok(())
+    }
+}
+
+/// The prior's sites after these blocks, in order.
+///
+/// # Errors
+/// A block the prior does not have, or out of order.
+pub(super) fn sites_after<'a>(after: &[usize], sites: &'a [Site]) -> Result<Vec<&'a Site>, Error> {
+    let ordered = after.windows(2).all(|pair| pair[0] < pair[1]);
+    let found: Option<Vec<&Site>> = after
+        .iter()
+        .map(|&block| sites.iter().find(|site| site.block == block))
+        .collect();
+    match found {
+        Some(found) if ordered => Ok(found),
+        _ => Err(Error::Unsupported(format!(
+            "an adapter after blocks {after:?} does not fit a prior of {} blocks; use the adapter's own prior",
+            sites.len()
+        ))),
     }
 }

@@ -10,9 +10,9 @@ use std::path::Path;
 
 use burn::tensor::{DType, Device};
 use priors::{
-    flow::Prior,
-    folder::{Folder, NETWORK_FILE, PriorModel},
-    unet::Unet,
+    any::Architecture,
+    folder::{Folder, NETWORK_FILE},
+    model::PriorModel,
     weights::{
         Metadata, Precision, SafetensorsFile, Values, Weights, save_safetensors, write_atomically,
     },
@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use super::{AdapterConfig, RestorationAdapter};
 use crate::{
     Error,
-    lora::{Lora, LoraConfig, METADATA, self_attention_targets},
+    lora::{Lora, LoraConfig, METADATA, self_attention_targets, target_modules},
 };
 
 const CONFIG: &str = "restoration_adapter/config.json";
@@ -56,17 +56,8 @@ impl AdapterFolder {
         )?;
         let json = folder.json(CONFIG)?;
         let adapter =
-            RestorationAdapter::from_json(&json, &folder.path(CONFIG), prior.unet.sites(), &w)?;
+            RestorationAdapter::from_json(&json, &folder.path(CONFIG), &prior.network, &w)?;
         w.finish()?;
-        let (ours, theirs) = (adapter.config(), prior.unet.config());
-        if (ours.lq_channels, ours.d_emb) != (prior.vae.config().latent_channels, theirs.d_emb()) {
-            return Err(Error::Input(format!(
-                "{}: was made for a prior with {} latent channels and an embedding of {}; use that prior",
-                folder.path(CONFIG).display(),
-                ours.lq_channels,
-                ours.d_emb
-            )));
-        }
         let lora = if folder.has(LORA_FILE) {
             Some(open_lora(folder, prior, precision, device)?)
         } else {
@@ -75,13 +66,14 @@ impl AdapterFolder {
         Ok(Self { adapter, lora })
     }
 
-    /// Writes an adapter folder; LoRA is named by `unet.<module>.lora_A.weight`.
+    /// Writes an adapter folder; LoRA is named by `unet.<module>.lora_A.weight`, for a transformer
+    /// `transformer.<module>.lora_A.weight`.
     ///
     /// # Errors
     /// A folder that cannot be written to.
     pub fn save(
         folder: &Path,
-        config: &AdapterConfig,
+        adapter_config: &AdapterConfig,
         adapter: &Values,
         lora: Option<&LoraConfig>,
         lora_values: &Values,
@@ -89,13 +81,18 @@ impl AdapterFolder {
     ) -> Result<(), Error> {
         let part = folder.join("restoration_adapter");
         save_safetensors(&part.join(NETWORK_FILE), adapter, dtype, &Metadata::new())?;
-        let json = serde_json::to_vec_pretty(config).expect("plain JSON");
+        let json = serde_json::to_vec_pretty(adapter_config).expect("plain JSON");
         write_atomically(&part.join("config.json"), &json)?;
         if let Some(config) = lora {
+            let kind = match adapter_config {
+                AdapterConfig::Unet(_) => Architecture::Unet,
+                AdapterConfig::Dit(_) => Architecture::MmDit,
+            };
+            let prefix = kind.folder();
             let about = json!({
-                "unet.r": config.rank,
-                "unet.lora_alpha": config.alpha,
-                "unet.target_modules": ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"],
+                format!("{prefix}.r"): config.rank,
+                format!("{prefix}.lora_alpha"): config.alpha,
+                format!("{prefix}.target_modules"): target_modules(kind),
             });
             let metadata = Metadata::from([(METADATA.to_owned(), about.to_string())]);
             save_safetensors(&folder.join(LORA_FILE), lora_values, dtype, &metadata)?;
@@ -122,17 +119,18 @@ fn open_lora(
         .find(|name| name.ends_with("lora_A.weight"))
         .and_then(|name| header.shape(name));
     let rank = first.map_or(1, |shape| shape[0]);
+    let prefix = prior.network.kind().folder();
     let alpha = about
-        .get("unet.lora_alpha")
+        .get(format!("{prefix}.lora_alpha"))
         .and_then(Value::as_f64)
         .unwrap_or(rank as f64);
     let shapes = Weights::blank(device);
-    Unet::new(prior.unet.config().clone(), &shapes)?;
+    prior.network.rebuilt(&shapes)?;
     let w = folder.weights(LORA_FILE, precision, device)?;
     let lora = Lora::new(
         &LoraConfig { rank, alpha },
         &self_attention_targets(&shapes.shapes()),
-        &w.at("unet"),
+        &w.at(prefix),
     )?;
     w.finish()?;
     Ok(lora)

@@ -1,42 +1,81 @@
-//! The Restoration Adapter for a U-Net prior (the paper, section 3.2 and figure 3, left).
+//! The Restoration Adapter (the paper, section 3.2): what stands between a prior's blocks and tells it what the
+//! low-quality picture shows.
 //!
-//! After a block with feature `x` and time embedding `emb`:
-//!
-//! ```text
-//! lq' = AdapterBlock(lq)
-//! h   = lq' + Linear(SiLU(emb)) + x
-//! h   = h + AdapterBlock(h)          twice
-//! x'  = x + ZeroLinear(h)
-//! ```
-//!
-//! `lq` of the first adapter is the low-quality latent and of the others `lq'` of the one before,
-//! resized (design D1: the latent at every site). The stream of `lq'` does not depend on the timestep:
-//! [`RestorationAdapter::lq_features`] makes it once for a picture and it serves every step.
+//! One for each kind of prior; here is what they share: the low-quality features, which do not depend on the
+//! timestep and are made once for a picture, how much of an adapter is added, and the walk.
 
 mod block;
 mod config;
+mod dit;
 mod folder;
+mod unet;
 
 use std::path::Path;
 
-use burn::tensor::{Tensor, module::avg_pool2d, ops::AvgPoolOptions};
+use burn::tensor::Tensor;
 use priors::{
-    flow::{Flow, FlowVisitor, Prior, Site},
-    nn::{Bias, Linear},
-    unet::UnetFlow,
-    weights::{Init, Weights},
+    any::{AnyFlow, AnyPrior},
+    flow::{Flow, FlowVisitor, Prior},
+    nn::Tap,
+    weights::Weights,
 };
 use serde_json::Value;
 
-use block::{Block, Input};
-pub use config::{AdapterConfig, BlockKind, CLASS_NAME};
+pub use config::{AdapterConfig, BlockKind, DitAdapterConfig, UnetAdapterConfig};
+pub use dit::DitAdapter;
 pub use folder::{AdapterFolder, LORA_FILE};
+pub use unet::UnetAdapter;
 
 use crate::Error;
 
-/// `lq'` for each adapter, `[b, c, h, w]` each.
+/// `lq'` for each adapter.
 #[derive(Clone, Debug)]
-pub struct LqFeatures(pub Vec<Tensor<4>>);
+pub enum LqFeatures {
+    /// Features of a U-Net, `[b, c, h, w]` each.
+    Maps(Vec<Tensor<4>>),
+    /// Tokens of a transformer, `[b, n, d]` each.
+    Tokens(Vec<Tensor<3>>),
+}
+
+impl LqFeatures {
+    /// Of no adapter.
+    pub fn none() -> Self {
+        Self::Maps(vec![])
+    }
+
+    /// How many values they hold together.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Maps(maps) => maps
+                .iter()
+                .map(|x| x.dims().iter().product::<usize>())
+                .sum(),
+            Self::Tokens(tokens) => tokens
+                .iter()
+                .map(|x| x.dims().iter().product::<usize>())
+                .sum(),
+        }
+    }
+}
+
+impl Flow for LqFeatures {
+    fn visit_state(&mut self, _visitor: &mut dyn FlowVisitor) {}
+
+    fn visit_context(&mut self, visitor: &mut dyn FlowVisitor) {
+        match self {
+            Self::Maps(maps) => {
+                for (i, x) in maps.iter_mut().enumerate() {
+                    visitor.rank4(&format!("lq.{i}"), x);
+                }
+            }
+            Self::Tokens(tokens) => {
+                for (i, x) in tokens.iter_mut().enumerate() {
+                    visitor.rank3(&format!("lq.{i}"), x);
+                }
+            }
+        }
+    }
+}
 
 /// How much of the adapter's term is added.
 #[derive(Clone, Debug)]
@@ -48,41 +87,44 @@ pub enum Scale {
     Each(Tensor<4>),
 }
 
-/// One adapter.
-#[derive(Clone, Debug)]
-struct SiteAdapter {
-    segment: usize,
-    downscale: usize,
-    time_emb_proj: Linear,
-    blocks: [Block; 2],
-    zero_linear: Linear,
-}
+impl Scale {
+    fn is_zero(&self) -> bool {
+        matches!(self, Self::All(scale) if *scale == 0.0)
+    }
 
-/// How a site's `lq'` is made.
-#[derive(Clone, Debug)]
-enum LqBlock {
-    Block(Box<Block>),
-    Identity,
+    /// A term `[b, c, h, w]` at this scale.
+    fn of(&self, term: Tensor<4>) -> Tensor<4> {
+        match self {
+            Self::All(scale) if *scale == 1.0 => term,
+            Self::All(scale) => term * *scale,
+            Self::Each(scale) => term * scale.clone(),
+        }
+    }
+
+    /// A term `[b, n, d]` at this scale.
+    fn of_tokens(&self, term: Tensor<3>) -> Tensor<3> {
+        self.of(term.unsqueeze_dim::<4>(1)).squeeze_dim::<3>(1)
+    }
 }
 
 /// All adapters of a prior.
 #[derive(Clone, Debug)]
-pub struct RestorationAdapter {
-    config: AdapterConfig,
-    stem: Option<Block>,
-    lq_blocks: Vec<LqBlock>,
-    adapters: Vec<SiteAdapter>,
+pub enum RestorationAdapter {
+    /// Of a U-Net.
+    Unet(Box<UnetAdapter>),
+    /// Of a transformer.
+    Dit(DitAdapter),
 }
 
 impl RestorationAdapter {
-    /// Builds the adapter that `config.json` describes for a prior with these sites.
+    /// Builds the adapter that `config.json` describes for `prior`.
     ///
     /// # Errors
     /// A configuration that is not an adapter's or does not fit the prior, missing or wrong tensors.
     pub fn from_json(
         value: &Value,
         origin: &Path,
-        sites: &[Site],
+        prior: &AnyPrior,
         w: &Weights,
     ) -> Result<Self, Error> {
         let config = serde_json::from_value(value.clone()).map_err(|why| {
@@ -91,195 +133,81 @@ impl RestorationAdapter {
                 origin.display()
             ))
         })?;
-        Self::new(config, sites, w)
+        Self::new(config, prior, w).map_err(|why| match why {
+            Error::Input(what) => Error::Input(format!("{}: {what}", origin.display())),
+            Error::Unsupported(what) => Error::Unsupported(format!("{}: {what}", origin.display())),
+            other => other,
+        })
     }
 
     /// Builds the adapter from `w`.
     ///
     /// # Errors
     /// A configuration that does not fit the prior, missing or wrong tensors.
-    pub fn new(config: AdapterConfig, sites: &[Site], w: &Weights) -> Result<Self, Error> {
-        let sites = config.sites(sites)?;
-        let chained = config.block != BlockKind::D1;
-        let c0 = sites.first().map_or(0, |site| site.channels);
-        let stem = || {
-            Block::of(
-                &w.at("stem"),
-                config.lq_channels,
-                &[(config.lq_channels, c0, 3)],
-                config.groups,
-                Input::Latent,
-            )
-        };
-        let stem = (config.block == BlockKind::D2 && c0 > 0)
-            .then(stem)
-            .transpose()?;
-        let mut previous = if stem.is_some() {
-            (c0, Input::Feature)
-        } else {
-            (config.lq_channels, Input::Latent)
-        };
-        let mut lq_blocks = Vec::new();
-        let mut adapters = Vec::new();
-        for (i, site) in sites.iter().enumerate() {
-            let (c, groups, w) = (site.channels, config.groups, w.at(format!("adapters.{i}")));
-            let (c_in, input) = previous;
-            let lq = w.at("lq_block");
-            lq_blocks.push(match config.block {
-                BlockKind::D2 => LqBlock::Block(Box::new(Block::of(
-                    &lq,
-                    c_in,
-                    &[(c_in, c, 1)],
-                    groups,
-                    input,
-                )?)),
-                BlockKind::D4 if c_in == c => LqBlock::Identity,
-                kind => LqBlock::Block(Box::new(Block::new(&lq, kind, c_in, c, groups, input)?)),
-            });
-            if chained {
-                previous = (c, Input::Feature);
+    pub fn new(config: AdapterConfig, prior: &AnyPrior, w: &Weights) -> Result<Self, Error> {
+        match (config, prior) {
+            (AdapterConfig::Unet(config), AnyPrior::Unet(unet)) => {
+                if (config.lq_channels, config.d_emb) != (prior.channels()[0], prior.d_emb()) {
+                    return Err(Error::Input(format!(
+                        "the adapter was made for a prior with {} latent channels and an embedding of {} and does not fit this one; use that prior",
+                        config.lq_channels, config.d_emb
+                    )));
+                }
+                Ok(Self::Unet(Box::new(UnetAdapter::new(
+                    config,
+                    unet.sites(),
+                    w,
+                )?)))
             }
-            let block = |j| {
-                Block::new(
-                    &w.at(format!("blocks.{j}")),
-                    config.block,
-                    c,
-                    c,
-                    groups,
-                    Input::Feature,
-                )
-            };
-            adapters.push(SiteAdapter {
-                segment: site.segment,
-                downscale: site.downscale,
-                time_emb_proj: Linear::new(&w.at("time_emb_proj"), config.d_emb, c, Bias::With)?,
-                blocks: [block(0)?, block(1)?],
-                zero_linear: Linear::with_init(
-                    &w.at("zero_linear"),
-                    c,
-                    c,
-                    Bias::With,
-                    Init::Zeros,
-                )?,
-            });
+            (AdapterConfig::Dit(config), AnyPrior::MmDit(mmdit)) => {
+                Ok(Self::Dit(DitAdapter::new(config, mmdit.sites(), w)?))
+            }
+            (AdapterConfig::Unet(_), AnyPrior::MmDit(_)) => Err(Error::Unsupported(
+                "the adapter was made for a U-Net and the prior is a transformer; use the adapter's own prior".into(),
+            )),
+            (AdapterConfig::Dit(_), AnyPrior::Unet(_)) => Err(Error::Unsupported(
+                "the adapter was made for a transformer and the prior is a U-Net; use the adapter's own prior".into(),
+            )),
         }
-        Ok(Self {
-            config,
-            stem,
-            lq_blocks,
-            adapters,
-        })
-    }
-
-    /// The configuration.
-    pub fn config(&self) -> &AdapterConfig {
-        &self.config
     }
 
     /// The low-quality stream of `c_lq` `[b, c, h, w]`, one feature for each adapter.
-    pub fn lq_features(&self, c_lq: &Tensor<4>) -> LqFeatures {
-        let [_, _, h, w] = c_lq.dims();
-        let start = match &self.stem {
-            Some(stem) => stem.forward(c_lq.clone()),
-            None => c_lq.clone(),
-        };
-        let mut previous = start;
-        let mut features = Vec::new();
-        for (adapter, block) in self.adapters.iter().zip(&self.lq_blocks) {
-            let source = if self.config.block == BlockKind::D1 {
-                c_lq.clone()
-            } else {
-                previous.clone()
-            };
-            let source = resize(source, h / adapter.downscale, w / adapter.downscale);
-            previous = match block {
-                LqBlock::Block(block) => block.forward(source),
-                LqBlock::Identity => source,
-            };
-            features.push(previous.clone());
+    pub fn lq_features(&self, prior: &AnyPrior, c_lq: &Tensor<4>) -> LqFeatures {
+        match (self, prior) {
+            (Self::Unet(adapter), _) => LqFeatures::Maps(adapter.lq_features(c_lq)),
+            (Self::Dit(adapter), AnyPrior::MmDit(mmdit)) => {
+                LqFeatures::Tokens(adapter.lq_features(mmdit, c_lq))
+            }
+            (Self::Dit(_), AnyPrior::Unet(_)) => panic!("a transformer's adapter on a U-Net"),
         }
-        LqFeatures(features)
     }
 
     /// The flow that goes on after segment `i`: changed where an adapter stands, else as it came.
-    pub fn after(&self, i: usize, flow: UnetFlow, lq: &LqFeatures, scale: &Scale) -> UnetFlow {
-        if matches!(scale, Scale::All(scale) if *scale == 0.0) {
-            return flow;
-        }
-        let Some(at) = self
-            .adapters
-            .iter()
-            .position(|adapter| adapter.segment == i)
-        else {
-            return flow;
-        };
-        let term = self.adapters[at].term(&flow.sample, &flow.emb, lq.0[at].clone());
-        let term = match scale {
-            Scale::All(scale) if *scale == 1.0 => term,
-            Scale::All(scale) => term * *scale,
-            Scale::Each(scale) => term * scale.clone(),
-        };
-        UnetFlow {
-            sample: kernels::add(flow.sample, term),
-            ..flow
+    pub fn after(&self, i: usize, flow: AnyFlow, lq: &LqFeatures, scale: &Scale) -> AnyFlow {
+        match (self, flow, lq) {
+            (Self::Unet(adapter), AnyFlow::Unet(flow), LqFeatures::Maps(lq)) => {
+                AnyFlow::Unet(adapter.after(i, flow, lq, scale))
+            }
+            (Self::Dit(adapter), AnyFlow::MmDit(flow), LqFeatures::Tokens(lq)) => {
+                AnyFlow::MmDit(adapter.after(i, flow, lq, scale))
+            }
+            _ => panic!("an adapter, a flow and low-quality features of different priors"),
         }
     }
 
     /// Walks `prior` with this adapter after its blocks.
-    pub fn forward<P: Prior<Flow = UnetFlow>>(
+    pub fn forward(
         &self,
-        prior: &P,
-        mut flow: UnetFlow,
+        prior: &AnyPrior,
+        mut flow: AnyFlow,
         lq: &LqFeatures,
         scale: &Scale,
-        tap: &dyn priors::nn::Tap,
+        tap: &dyn Tap,
     ) -> Tensor<4> {
         for i in 0..prior.segments() {
             flow = prior.segment(i, flow, tap);
             flow = self.after(i, flow, lq, scale);
         }
         prior.leave(flow)
-    }
-}
-
-impl SiteAdapter {
-    fn term(&self, x: &Tensor<4>, emb: &Tensor<2>, lq: Tensor<4>) -> Tensor<4> {
-        let e = self.time_emb_proj.forward(kernels::silu(emb.clone()));
-        let mut h_ = kernels::add(kernels::shift_channels(lq, e), x.clone());
-        for block in &self.blocks {
-            h_ = kernels::add(h_.clone(), block.forward(h_));
-        }
-        self.zero_linear.forward_channels(h_)
-    }
-}
-
-/// Averages down or repeats up to `h` x `w`, by whole factors.
-fn resize(x: Tensor<4>, h: usize, w: usize) -> Tensor<4> {
-    let [_, _, h0, w0] = x.dims();
-    if h0 == h && w0 == w {
-        return x;
-    }
-    if h0 > h {
-        assert!(
-            h0.is_multiple_of(h) && w0.is_multiple_of(w),
-            "{h0}x{w0} does not shrink to {h}x{w}"
-        );
-        let factor = [h0 / h, w0 / w];
-        return avg_pool2d(x, AvgPoolOptions::new(factor).with_stride(factor));
-    }
-    assert!(
-        h.is_multiple_of(h0) && w.is_multiple_of(w0),
-        "{h0}x{w0} does not grow to {h}x{w}"
-    );
-    kernels::upsample_nearest(x, [h / h0, w / w0])
-}
-
-impl Flow for LqFeatures {
-    fn visit_state(&mut self, _visitor: &mut dyn FlowVisitor) {}
-
-    fn visit_context(&mut self, visitor: &mut dyn FlowVisitor) {
-        for (i, feature) in self.0.iter_mut().enumerate() {
-            visitor.rank4(&format!("lq.{i}"), feature);
-        }
     }
 }

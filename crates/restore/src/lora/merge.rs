@@ -6,9 +6,8 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use burn::tensor::{Device, TensorData};
 use priors::{
+    any::AnyPrior,
     folder::Folder,
-    known::{TransformerConfig, transformer_shapes},
-    unet::Unet,
     weights::{Edit, Weights},
 };
 use rayon::prelude::*;
@@ -66,15 +65,8 @@ fn add(weight: &mut [f32], update: &Update, strength: f64) {
 /// # Errors
 /// A missing or unsupported configuration.
 pub fn network_shapes(folder: &Folder) -> Result<BTreeMap<String, Vec<usize>>, Error> {
-    let file = format!("{}/config.json", folder.network());
-    let (json, path) = (folder.json(&file)?, folder.path(&file));
-    if folder.network() == "transformer" {
-        return Ok(transformer_shapes(&TransformerConfig::from_json(
-            &json, &path,
-        )?));
-    }
     let w = Weights::blank(&Device::flex());
-    Unet::from_json(&json, &path, &w)?;
+    AnyPrior::from_folder(folder, &w)?;
     Ok(w.shapes())
 }
 

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
 use priors::{
+    any::Architecture,
     nn::Tap,
     weights::{Init, Weights},
 };
@@ -48,18 +49,30 @@ pub struct Target {
     pub d_out: usize,
 }
 
-/// The self-attention projections among a prior's tensors: `to_q`, `to_k`, `to_v`, `to_out.0` of a U-Net's `attn1` and of the
-/// picture's stream in a transformer's `attn`.
+/// The projections of an attention module.
+const PROJECTIONS: [&str; 4] = ["to_q", "to_k", "to_v", "to_out.0"];
+
+/// The attention module that is adapted: the U-Net's self-attention, the image stream of the transformer's joint one.
+fn module(kind: Architecture) -> &'static str {
+    match kind {
+        Architecture::Unet => "attn1",
+        Architecture::MmDit => "attn",
+    }
+}
+
+/// What PEFT calls the adapted projections of a prior of this kind.
+pub fn target_modules(kind: Architecture) -> [String; 4] {
+    PROJECTIONS.map(|projection| format!("{}.{projection}", module(kind)))
+}
+
+/// The projections to adapt among a prior's tensors: `attn1.to_q`, `to_k`, `to_v`, `to_out.0` of a U-Net, the same of a
+/// transformer's `attn`, whose text stream has other names.
 pub fn self_attention_targets(shapes: &BTreeMap<String, Vec<usize>>) -> Vec<Target> {
     let target = |(name, shape): (&String, &Vec<usize>)| {
         let name = name.strip_suffix(".weight")?;
-        let joint = || {
-            name.strip_prefix("transformer_blocks.")?
-                .split_once(".attn.")
-        };
-        let (_, projection) = name.split_once(".attn1.").or_else(joint)?;
-        let wanted = matches!(projection, "to_q" | "to_k" | "to_v" | "to_out.0");
-        wanted.then(|| Target {
+        let of = |kind| name.split_once(&format!(".{}.", module(kind)));
+        let (_, projection) = of(Architecture::Unet).or_else(|| of(Architecture::MmDit))?;
+        PROJECTIONS.contains(&projection).then(|| Target {
             name: name.to_owned(),
             d_in: shape[1],
             d_out: shape[0],
@@ -77,7 +90,7 @@ pub struct Lora {
 
 impl Lora {
     /// Takes `lora_A` and `lora_B` of every target from `w`, which stands at the prior's prefix
-    /// (`unet`). A fresh `B` is zero: the prior is unchanged.
+    /// (`unet`, `transformer`). A fresh `B` is zero: the prior is unchanged.
     ///
     /// # Errors
     /// A missing tensor or one of another shape.

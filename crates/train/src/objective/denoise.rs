@@ -16,12 +16,12 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use kernels::Padding;
 use pixels::Image;
 use priors::{
+    any::{AnyPrior, Architecture},
     clip::ClipText,
-    flow::{Conditioning, Prior},
-    folder::{ENCODER_FILE, Folder, NETWORK_FILE, PriorModel},
+    flow::Prior,
+    folder::{ENCODER_FILE, Folder, NETWORK_FILE},
+    model::PriorModel,
     scheduler::{Prediction, SchedulerConfig},
-    tokenizer::{ClipTokenizer, learn},
-    unet::Unet,
     vae::AutoencoderKl,
     weights::{Metadata, Precision, Values, Weights, save_safetensors, write_atomically},
 };
@@ -35,17 +35,17 @@ use restore::{
     sampler::{Euler, sample},
     schedule::{Schedule, Space, alphas_cumprod},
 };
-use serde_json::Value;
 
 use super::{
-    Evaluation, Objective, below, image_from_tensor, noise, pixel_metric, tensor_from_images,
+    Evaluation, Objective, below, encoders::Encoders, image_from_tensor, noise, pixel_metric,
+    tensor_from_images,
 };
 use crate::{
     Error,
     config::{Metric, Stage, TrainConfig},
     data::{Photos, Sample},
     run::{Stored, start_values},
-    walk::{Inputs, Networks, Text, gradients},
+    walk::{Inputs, Networks, gradients},
 };
 
 /// Pictures the pixel metric is measured on.
@@ -56,13 +56,12 @@ const METRIC_SAMPLES: usize = 8;
 pub struct Denoise {
     config: TrainConfig,
     folder: Folder,
-    unet_json: Value,
-    text_json: Value,
+    /// The network where it is frozen, else its shape.
+    prior: AnyPrior,
+    encoders: Encoders,
     vae: AutoencoderKl,
-    tokenizer: ClipTokenizer,
     scheduler: SchedulerConfig,
     alphas: Vec<f64>,
-    frozen: Option<(Unet, ClipText)>,
     targets: Vec<Target>,
     metric: Option<Tensor<4>>,
     device: Device,
@@ -76,29 +75,18 @@ impl Denoise {
     pub fn new(config: &TrainConfig, device: &Device) -> Result<Self, Error> {
         let folder = Folder::Disk(config.model.clone());
         let vae = PriorModel::open_vae(&folder, Precision::F32, device)?;
-        let unet_json = folder.json("unet/config.json")?;
-        let text_json = folder.json("text_encoder/config.json")?;
-        let length = text_json
-            .get("max_position_embeddings")
-            .and_then(Value::as_u64)
-            .unwrap_or(77) as usize;
-        let tokenizer = tokenizer(config, &folder, &text_json, length)?;
         let scheduler = PriorModel::open_scheduler(&folder)?;
-        let shape = Unet::from_json(
-            &unet_json,
-            &folder.path("unet/config.json"),
-            &Weights::blank(device),
-        )?;
+        let blank = Weights::blank(device);
+        let shape = AnyPrior::from_folder(&folder, &blank)?;
         config.check_crop(vae.downscale() * shape.downscale())?;
-        let mut frozen = None;
-        let mut targets = vec![];
-        if config.stage == Stage::Adapter {
+        let targets = self_attention_targets(&blank.shapes());
+        let (prior, encoders) = if config.stage == Stage::Adapter {
             let prior = PriorModel::open(&folder, Precision::F32, device)?;
-            let w = Weights::blank(device);
-            Unet::from_json(&unet_json, &folder.path("unet/config.json"), &w)?;
-            targets = self_attention_targets(&w.shapes());
-            frozen = Some((prior.unet, prior.text_encoder));
-        }
+            (prior.network, Encoders::Frozen(prior.text))
+        } else {
+            let encoders = Encoders::trained(config, &folder, &shape)?;
+            (shape, encoders)
+        };
         let metric = match config.denoise.metric {
             Metric::Latent => None,
             Metric::Pixels => {
@@ -112,15 +100,13 @@ impl Denoise {
             }
         };
         Ok(Self {
-            tokenizer,
             alphas: alphas_cumprod(&scheduler),
             config: config.clone(),
             folder,
-            unet_json,
-            text_json,
+            prior,
+            encoders,
             vae,
             scheduler,
-            frozen,
             targets,
             metric,
             device: device.clone(),
@@ -129,38 +115,31 @@ impl Denoise {
 
     /// The networks over `w`, frozen ones as they are.
     fn networks(&self, w: &Weights) -> Result<Networks, Error> {
-        let (unet, text_encoder) = match &self.frozen {
-            Some((unet, text_encoder)) => (unet.clone(), Some(text_encoder.clone())),
-            None => {
-                let path = self.folder.path("unet/config.json");
-                let unet = Unet::from_json(&self.unet_json, &path, &w.at("unet"))?;
+        let (prior, text_encoder) = match &self.encoders {
+            Encoders::Frozen(_) => (self.prior.clone(), None),
+            Encoders::Trained { json, .. } => {
                 let path = self.folder.path("text_encoder/config.json");
-                (
-                    unet,
-                    Some(ClipText::from_json(
-                        &self.text_json,
-                        &path,
-                        &w.at("text_encoder"),
-                    )?),
-                )
+                let encoder = ClipText::from_json(json, &path, &w.at("text_encoder"))?;
+                (self.prior.rebuilt(&w.at("unet"))?, Some(encoder))
             }
         };
         let adapter = match &self.config.adapter {
             Some(config) if self.config.stage != Stage::Prior => Some(RestorationAdapter::new(
                 config.clone(),
-                unet.sites(),
+                &prior,
                 &w.at("restoration_adapter"),
             )?),
             _ => None,
         };
         let lora = match (&self.config.lora, self.config.stage) {
             (Some(config), Stage::Adapter) => {
-                Some(Lora::new(config, &self.targets, &w.at("lora.unet"))?)
+                let w = w.at("lora").at(prior.kind().folder());
+                Some(Lora::new(config, &self.targets, &w)?)
             }
             _ => None,
         };
         Ok(Networks {
-            unet,
+            prior,
             text_encoder,
             adapter,
             lora,
@@ -235,17 +214,8 @@ impl Denoise {
             Prediction::Epsilon => n,
             Prediction::VPrediction => n * alpha - z0 * beta,
         };
-        let ids: Vec<Vec<u32>> = prompts
-            .iter()
-            .map(|prompt| self.tokenizer.encode(prompt).ids)
-            .collect();
-        let text = match &self.frozen {
-            Some((_, encoder)) => Text::Encoded(Conditioning {
-                text: encoder.forward(&ids).last,
-                added: None,
-            }),
-            None => Text::Ids(ids),
-        };
+        let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+        let text = self.encoders.text(&prompts, [hq[0].height, hq[0].width]);
         let scale = if self.config.stage == Stage::Joint {
             Scale::Each(column(skip))
         } else {
@@ -274,57 +244,11 @@ impl Denoise {
     }
 }
 
-/// The model's tokenizer, or one learned from the captions where the model has no vocabulary yet.
-fn tokenizer(
-    config: &TrainConfig,
-    folder: &Folder,
-    text_json: &Value,
-    length: usize,
-) -> Result<ClipTokenizer, Error> {
-    let settings = folder.json("tokenizer/tokenizer_config.json")?;
-    // A resumed run goes on with the vocabulary it has learned.
-    for folder in [folder, &Folder::Disk(config.out.join("prior"))] {
-        if folder.has("tokenizer/vocab.json") && folder.has("tokenizer/merges.txt") {
-            let vocab = folder.read("tokenizer/vocab.json")?;
-            let merges = folder.read("tokenizer/merges.txt")?;
-            return Ok(ClipTokenizer::new(
-                &vocab,
-                &merges,
-                &settings,
-                length,
-                &folder.path("tokenizer"),
-            )?);
-        }
-    }
-    let size = text_json
-        .get("vocab_size")
-        .and_then(Value::as_u64)
-        .unwrap_or(0) as usize;
-    let mut texts = Photos::open(&config.data, config.seed)?.captions();
-    // Often enough that each of its words becomes one token.
-    texts.extend(vec![
-        "low quality, low resolution, blurry, noisy, compressed"
-            .to_owned();
-        64
-    ]);
-    let (vocab, merges) = learn(&texts, size)?;
-    let out = config.out.join("prior/tokenizer");
-    write_atomically(&out.join("vocab.json"), vocab.as_bytes())?;
-    write_atomically(&out.join("merges.txt"), merges.as_bytes())?;
-    Ok(ClipTokenizer::new(
-        vocab.as_bytes(),
-        merges.as_bytes(),
-        &settings,
-        length,
-        &out,
-    )?)
-}
-
 impl Objective for Denoise {
     fn initial(&self) -> Result<Values, Error> {
         let folder = &self.folder;
         let mut stored = vec![];
-        if self.frozen.is_none() {
+        if let Encoders::Trained { .. } = self.encoders {
             stored.push(Stored {
                 prefix: "unet",
                 folder,
@@ -387,12 +311,8 @@ impl Objective for Denoise {
         let networks = self.networks(&Weights::from_values(values.clone(), &self.device))?;
         let lq = tensor_from_images(&[&shown.lq], &self.device);
         let c_lq = self.vae.latent_from_image(lq);
-        let text = self.tokenizer.encode("").ids;
-        let encoder = networks.text_encoder.as_ref().expect("always there");
-        let conditioning = Conditioning {
-            text: encoder.forward(&[text]).last,
-            added: None,
-        };
+        let text = self.encoders.text(&[""], [shown.hq.height, shown.hq.width]);
+        let conditioning = networks.conditioning(&text);
         let schedule = Schedule::from_strength(&self.scheduler, Space::Sigma, 8, 0.5)?;
         let (alpha, beta) = (
             schedule.space.alpha(schedule.levels[0].sigma),
@@ -402,9 +322,9 @@ impl Objective for Denoise {
         let lq_features = networks
             .adapter
             .as_ref()
-            .map(|adapter| adapter.lq_features(&c_lq));
+            .map(|adapter| adapter.lq_features(&networks.prior, &c_lq));
         let denoiser = Denoising {
-            unet: &networks.unet,
+            prior: &networks.prior,
             adapter: networks.adapter.as_ref().zip(lq_features.as_ref()),
             lora: networks.lora.as_ref(),
             conditioning,
@@ -430,10 +350,11 @@ impl Objective for Denoise {
 
     fn save(&self, values: &Values, _samples: &[Sample], folder: &Path) -> Result<(), Error> {
         let metadata = Metadata::new();
-        if self.frozen.is_none() {
+        if let Encoders::Trained { json, .. } = &self.encoders {
+            let network = self.folder.json("unet/config.json")?;
             for (part, file, config) in [
-                ("unet", NETWORK_FILE, &self.unet_json),
-                ("text_encoder", ENCODER_FILE, &self.text_json),
+                (Architecture::Unet.folder(), NETWORK_FILE, &network),
+                ("text_encoder", ENCODER_FILE, json),
             ] {
                 let to = folder.join("prior").join(part);
                 save_safetensors(&to.join(file), &below(values, part), DType::F32, &metadata)?;

@@ -2,6 +2,7 @@
 
 mod block_code;
 mod denoise;
+mod encoders;
 mod metric;
 mod vae;
 

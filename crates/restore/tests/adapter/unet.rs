@@ -1,19 +1,22 @@
-//! The adapter's laws (`design/style.md`): what it leaves alone, what it counts, how it is stored.
+//! The U-Net's adapter.
 
 use std::path::Path;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use priors::{
+    any::AnyPrior,
     flow::{Conditioning, Prior},
     nn::Bare,
     unet::Unet,
     weights::{Precision, SafetensorsFile, Values, Weights, save_safetensors},
 };
 use restore::{
-    adapter::{AdapterConfig, BlockKind, CLASS_NAME, RestorationAdapter, Scale},
+    adapter::{AdapterConfig, BlockKind, RestorationAdapter, Scale, UnetAdapterConfig},
     lora::{Lora, LoraConfig, self_attention_targets},
 };
 use serde_json::{Value, json};
+
+use crate::{bits, field};
 
 fn tiny() -> Value {
     json!({
@@ -33,37 +36,26 @@ fn tiny() -> Value {
     })
 }
 
-fn unet(w: &Weights) -> Unet {
-    Unet::from_json(&tiny(), Path::new("tiny"), w).expect("supported")
+fn unet(w: &Weights) -> AnyPrior {
+    any(&tiny(), w)
+}
+
+fn any(json: &Value, w: &Weights) -> AnyPrior {
+    let unet = Unet::from_json(json, Path::new("unet"), w).expect("supported");
+    AnyPrior::Unet(Box::new(unet))
 }
 
 fn config(block: BlockKind, after: Vec<usize>) -> AdapterConfig {
-    AdapterConfig {
-        class_name: CLASS_NAME.into(),
+    AdapterConfig::Unet(UnetAdapterConfig {
         block,
         after,
         lq_channels: 4,
         d_emb: 32,
         groups: 4,
-    }
+    })
 }
 
 const KINDS: [BlockKind; 4] = [BlockKind::D1, BlockKind::D2, BlockKind::D3, BlockKind::D4];
-
-fn field<const D: usize>(shape: [usize; D], seed: u32) -> Tensor<D> {
-    let n: usize = shape.iter().product();
-    let value = |i: usize| {
-        let x = (i as u32)
-            .wrapping_mul(2_654_435_761)
-            .wrapping_add(seed.wrapping_mul(97_531));
-        f64::from(x ^ (x >> 15)) / 2_147_483_648.0 - 1.0
-    };
-    let values: Vec<f32> = (0..n).map(|i| value(i) as f32).collect();
-    Tensor::from_data(
-        TensorData::new(values, shape),
-        (&Device::flex(), DType::F32),
-    )
-}
 
 struct Inputs {
     x: Tensor<4>,
@@ -76,24 +68,12 @@ fn inputs() -> Inputs {
     Inputs {
         x: field([2, 4, 16, 8], 1),
         t: Tensor::from_floats([981.0, 7.0], &Device::flex()),
-        conditioning: Conditioning {
-            text: field([2, 5, 12], 2),
-            added: None,
-        },
+        conditioning: Conditioning::of_text(field([2, 5, 12], 2)),
         c_lq: field([2, 4, 16, 8], 3),
     }
 }
 
-fn bits(x: Tensor<4>) -> Vec<u32> {
-    x.into_data()
-        .try_into_vec::<f32>()
-        .expect("f32")
-        .into_iter()
-        .map(f32::to_bits)
-        .collect()
-}
-
-fn run(unet: &Unet, adapter: &RestorationAdapter, scale: &Scale) -> Tensor<4> {
+fn run(unet: &AnyPrior, adapter: &RestorationAdapter, scale: &Scale) -> Tensor<4> {
     let Inputs {
         x,
         t,
@@ -101,10 +81,10 @@ fn run(unet: &Unet, adapter: &RestorationAdapter, scale: &Scale) -> Tensor<4> {
         c_lq,
     } = inputs();
     let flow = unet.enter(x, t, &conditioning);
-    adapter.forward(unet, flow, &adapter.lq_features(&c_lq), scale, &Bare)
+    adapter.forward(unet, flow, &adapter.lq_features(unet, &c_lq), scale, &Bare)
 }
 
-fn bare(unet: &Unet) -> Tensor<4> {
+fn bare(unet: &AnyPrior) -> Tensor<4> {
     let Inputs {
         x, t, conditioning, ..
     } = inputs();
@@ -118,15 +98,14 @@ fn a_fresh_adapter_and_scale_zero_are_the_bare_prior_bit_for_bit() {
     let plain = bits(bare(&unet));
     for kind in KINDS {
         let config = config(kind, vec![0, 1, 2, 3, 4]);
-        let fresh =
-            RestorationAdapter::new(config.clone(), unet.sites(), &Weights::seeded(0, &device))
-                .expect("fits");
+        let fresh = RestorationAdapter::new(config.clone(), &unet, &Weights::seeded(0, &device))
+            .expect("fits");
         assert!(
             bits(run(&unet, &fresh, &Scale::All(1.0))) == plain,
             "fresh {kind:?}"
         );
-        let trained = RestorationAdapter::new(config, unet.sites(), &Weights::formula(&device))
-            .expect("fits");
+        let trained =
+            RestorationAdapter::new(config, &unet, &Weights::formula(&device)).expect("fits");
         assert!(
             bits(run(&unet, &trained, &Scale::All(0.0))) == plain,
             "scale 0, {kind:?}"
@@ -143,8 +122,7 @@ fn a_sample_scaled_to_zero_is_the_bare_prior_and_its_neighbour_is_not() {
     let device = Device::flex();
     let unet = unet(&Weights::formula(&device));
     let config = config(BlockKind::D1, vec![0, 2, 4]);
-    let adapter =
-        RestorationAdapter::new(config, unet.sites(), &Weights::formula(&device)).expect("fits");
+    let adapter = RestorationAdapter::new(config, &unet, &Weights::formula(&device)).expect("fits");
     let scale = Tensor::<4>::from_data([[[[0.0_f32]]], [[[1.0]]]], (&device, DType::F32));
     let mixed = run(&unet, &adapter, &Scale::Each(scale));
     let plain = bare(&unet);
@@ -197,7 +175,7 @@ fn adapters_stand_where_the_configuration_says() {
     let one = |block| {
         let adapter = RestorationAdapter::new(
             config(BlockKind::D3, vec![block]),
-            unet.sites(),
+            &unet,
             &Weights::formula(&device),
         );
         bits(run(&unet, &adapter.expect("fits"), &Scale::All(1.0)))
@@ -206,7 +184,7 @@ fn adapters_stand_where_the_configuration_says() {
     for wrong in [vec![9], vec![2, 1], vec![1, 1]] {
         let refused = RestorationAdapter::new(
             config(BlockKind::D3, wrong),
-            unet.sites(),
+            &unet,
             &Weights::formula(&device),
         );
         let why = refused.expect_err("no such place").to_string();
@@ -216,20 +194,11 @@ fn adapters_stand_where_the_configuration_says() {
 
 #[test]
 fn parameter_counts_at_the_size_of_sdxl_are_those_of_the_paper() {
-    let sdxl = json!({
-        "_class_name": "UNet2DConditionModel",
-        "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-        "attention_head_dim": [5, 10, 20], "block_out_channels": [320, 640, 1280], "cross_attention_dim": 2048,
-        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-        "in_channels": 4, "layers_per_block": 2, "norm_eps": 1e-5, "norm_num_groups": 32, "out_channels": 4,
-        "transformer_layers_per_block": [1, 2, 10],
-        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-        "use_linear_projection": true
-    });
+    let sdxl = include_str!("../../../priors/tests/configs/sdxl_unet.json");
+    let sdxl = serde_json::from_str(sdxl).expect("JSON");
     let device = Device::flex();
     let w = Weights::blank(&device);
-    let unet = Unet::from_json(&sdxl, Path::new("sdxl"), &w).expect("supported");
+    let unet = any(&sdxl, &w);
     assert_eq!((w.count(), w.shapes().len()), (2_567_463_684, 1680));
     let lora_w = Weights::blank(&device);
     let lora = LoraConfig {
@@ -239,16 +208,15 @@ fn parameter_counts_at_the_size_of_sdxl_are_those_of_the_paper() {
     Lora::new(&lora, &self_attention_targets(&w.shapes()), &lora_w).expect("fits");
     assert_eq!(lora_w.count(), 21_299_200);
     let total = |block| {
-        let config = AdapterConfig {
-            class_name: CLASS_NAME.into(),
+        let config = AdapterConfig::Unet(UnetAdapterConfig {
             block,
             after: vec![0, 1, 2, 3, 4, 5],
             lq_channels: 4,
             d_emb: 1280,
             groups: 32,
-        };
+        });
         let w = Weights::blank(&device);
-        RestorationAdapter::new(config, unet.sites(), &w).expect("fits");
+        RestorationAdapter::new(config, &unet, &w).expect("fits");
         w.count() + lora_w.count()
     };
     assert_eq!(total(BlockKind::D1), 156_933_120);
@@ -298,7 +266,7 @@ fn a_stored_adapter_is_the_same_and_a_wrong_file_is_named() {
     let unet = unet(&Weights::formula(&device));
     let config = config(BlockKind::D3, vec![0, 4]);
     let seeded = Weights::seeded(5, &device);
-    RestorationAdapter::new(config.clone(), unet.sites(), &seeded).expect("fits");
+    RestorationAdapter::new(config.clone(), &unet, &seeded).expect("fits");
     let mut values: Values = seeded.made();
     // Not zero, so that the adapter does something.
     for (name, value) in &mut values {
@@ -312,7 +280,7 @@ fn a_stored_adapter_is_the_same_and_a_wrong_file_is_named() {
         Weights::from_files(std::slice::from_ref(&path), Precision::Stored, &device).expect("opens")
     };
     let run_from = |w: &Weights| {
-        let adapter = RestorationAdapter::new(config.clone(), unet.sites(), w)?;
+        let adapter = RestorationAdapter::new(config.clone(), &unet, w)?;
         w.finish()?;
         Ok::<_, restore::Error>(bits(run(&unet, &adapter, &Scale::All(1.0))))
     };

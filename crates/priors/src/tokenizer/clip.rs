@@ -6,23 +6,20 @@
 //! The arithmetic is the `tokenizers` crate's; here is how CLIP sets it up.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fmt::{self, Debug, Formatter},
     path::Path,
     str::FromStr,
     sync::{Arc, LazyLock},
 };
 
-use serde_json::{Map, Value, json};
-use tokenizers::{
-    NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
-    Tokenizer, pre_tokenizers::byte_level::ByteLevel,
-};
+use serde_json::{Value, json};
+use tokenizers::{NormalizedString, Normalizer, Tokenizer};
 
+use super::Tokens;
 use crate::Error;
 
-const START: &str = "<|startoftext|>";
-const END: &str = "<|endoftext|>";
+pub(super) const START: &str = "<|startoftext|>";
+pub(super) const END: &str = "<|endoftext|>";
 const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
 /// OpenAI's vocabulary, read once.
@@ -31,14 +28,14 @@ static OPENAI: LazyLock<Arc<instant_clip_tokenizer::Tokenizer>> =
 
 /// What turns a prompt into tokens.
 #[derive(Clone)]
-enum Words {
+enum Vocabulary {
     /// A model's own vocabulary.
     Own(Box<Tokenizer>),
     /// OpenAI's, after this normalizer.
     OpenAi(Box<Tokenizer>, Arc<instant_clip_tokenizer::Tokenizer>),
 }
 
-impl Debug for Words {
+impl Debug for Vocabulary {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Own(_) => "own vocabulary",
@@ -50,20 +47,11 @@ impl Debug for Words {
 /// The tokenizer of one text encoder.
 #[derive(Clone, Debug)]
 pub struct ClipTokenizer {
-    words: Words,
+    vocabulary: Vocabulary,
     start: u32,
     end: u32,
     pad: u32,
     length: usize,
-}
-
-/// A prompt as token ids.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tokens {
-    /// Start, the words, end, padding: always the encoder's full length.
-    pub ids: Vec<u32>,
-    /// How many tokens of the prompt did not fit.
-    pub dropped: usize,
 }
 
 impl ClipTokenizer {
@@ -107,7 +95,7 @@ impl ClipTokenizer {
         let tokenizer = Tokenizer::from_str(&description(&vocab, &merges, &special).to_string())
             .map_err(|why| bad(why.to_string()))?;
         Ok(Self {
-            words: Words::Own(Box::new(tokenizer)),
+            vocabulary: Vocabulary::Own(Box::new(tokenizer)),
             start,
             end,
             pad,
@@ -140,7 +128,7 @@ impl ClipTokenizer {
         }
         let normalizer = unlearned().map_err(|why| bad(&why))?;
         Ok(Self {
-            words: Words::OpenAi(Box::new(normalizer), openai),
+            vocabulary: Vocabulary::OpenAi(Box::new(normalizer), openai),
             start,
             end,
             pad,
@@ -150,22 +138,41 @@ impl ClipTokenizer {
 
     /// The largest token id of the vocabulary.
     pub fn largest_id(&self) -> u32 {
-        match &self.words {
-            Words::Own(own) => own.get_vocab(true).into_values().max().unwrap_or(0),
-            Words::OpenAi(..) => self.end,
+        match &self.vocabulary {
+            Vocabulary::Own(own) => own.get_vocab(true).into_values().max().unwrap_or(0),
+            Vocabulary::OpenAi(..) => self.end,
         }
     }
 
-    /// The token ids of `prompt`.
+    /// The token ids of `prompt`, cut to the encoder's length.
     pub fn encode(&self, prompt: &str) -> Tokens {
-        let words = match &self.words {
-            Words::Own(own) => {
+        let words = self.words(prompt);
+        let kept = words.len().min(self.length - 2);
+        Tokens {
+            ids: self.framed(&words[..kept]),
+            dropped: words.len() - kept,
+        }
+    }
+
+    /// The token ids of all of `prompt`, in as many pieces of the encoder's length as it takes: at least one.
+    pub fn encode_in_chunks(&self, prompt: &str) -> Vec<Vec<u32>> {
+        let (words, room) = (self.words(prompt), self.length - 2);
+        if words.is_empty() || room == 0 {
+            return vec![self.framed(&[])];
+        }
+        words.chunks(room).map(|words| self.framed(words)).collect()
+    }
+
+    /// Tokens of the text alone.
+    fn words(&self, prompt: &str) -> Vec<u32> {
+        match &self.vocabulary {
+            Vocabulary::Own(own) => {
                 let encoding = own.encode(prompt, false);
                 encoding
                     .map(|encoding| encoding.get_ids().to_vec())
                     .unwrap_or_default()
             }
-            Words::OpenAi(normalizer, openai) => {
+            Vocabulary::OpenAi(normalizer, openai) => {
                 let mut tokens = Vec::new();
                 openai.encode(normalized(normalizer, prompt).get(), &mut tokens);
                 tokens
@@ -173,16 +180,16 @@ impl ClipTokenizer {
                     .map(|token| token.to_u16().into())
                     .collect()
             }
-        };
-        let kept = words.len().min(self.length - 2);
+        }
+    }
+
+    /// Start, `words`, end, padding.
+    fn framed(&self, words: &[u32]) -> Vec<u32> {
         let mut ids = vec![self.start];
-        ids.extend(&words[..kept]);
+        ids.extend(words);
         ids.push(self.end);
         ids.resize(self.length, self.pad);
-        Tokens {
-            ids,
-            dropped: words.len() - kept,
-        }
+        ids
     }
 }
 
@@ -196,13 +203,13 @@ fn pad_token(config: &Value) -> &str {
 }
 
 /// A tokenizer without a vocabulary, for what it does before merging.
-fn unlearned() -> Result<Tokenizer, String> {
+pub(super) fn unlearned() -> Result<Tokenizer, String> {
     let empty = description(&json!({ END: 0 }), &[], &[]).to_string();
     Tokenizer::from_str(&empty).map_err(|why| why.to_string())
 }
 
 /// NFC, white space collapsed, lower case.
-fn normalized(tokenizer: &Tokenizer, text: &str) -> NormalizedString {
+pub(super) fn normalized(tokenizer: &Tokenizer, text: &str) -> NormalizedString {
     let mut text = NormalizedString::from(text);
     if let Some(normalizer) = tokenizer.get_normalizer() {
         // None of the three steps can fail.
@@ -242,117 +249,10 @@ fn description(vocab: &Value, merges: &[&str], special: &[(u32, &str)]) -> Value
     })
 }
 
-/// Learns a vocabulary of at most `size` tokens from `texts`; returns `vocab.json` and `merges.txt`.
-///
-/// The 256 bytes and their word-final forms come first, so that any text can be encoded. Then the most
-/// frequent pair of neighbours is merged, again and again; of equally frequent pairs the first in order,
-/// so that the same texts give the same vocabulary (the library's own trainer does not).
-///
-/// # Errors
-/// What the tokenizer says about the texts.
-pub fn learn(texts: &[String], size: usize) -> Result<(String, String), Error> {
-    let mut tokens: Vec<String> = alphabet().map(String::from).collect();
-    tokens.extend(alphabet().map(|c| format!("{c}</w>")));
-    let room = size.saturating_sub(tokens.len() + 2);
-    let mut words = words(texts)?;
-    let mut merges: Vec<(String, String)> = Vec::new();
-    let mut known: BTreeSet<String> = tokens.iter().cloned().collect();
-    while merges.len() < room {
-        let Some((a, b)) = most_frequent_pair(&words) else {
-            break;
-        };
-        let joined = format!("{a}{b}");
-        for (word, _) in &mut words {
-            merge(word, &a, &b, &joined);
-        }
-        if known.insert(joined.clone()) {
-            tokens.push(joined);
-        }
-        merges.push((a, b));
-    }
-    tokens.extend([START, END].map(str::to_owned));
-    let vocab: Map<String, Value> = tokens
-        .into_iter()
-        .enumerate()
-        .map(|(id, token)| (token, json!(id)))
-        .collect();
-    let lines: String = merges.iter().map(|(a, b)| format!("{a} {b}\n")).collect();
-    Ok((
-        Value::Object(vocab).to_string(),
-        format!("#version: 0.2\n{lines}"),
-    ))
-}
-
-/// The 256 characters that stand for bytes, in order.
-fn alphabet() -> impl Iterator<Item = char> {
-    ByteLevel::alphabet()
-        .into_iter()
-        .collect::<BTreeSet<char>>()
-        .into_iter()
-}
-
-/// Every word as its symbols, the last one word-final, with how often it occurs.
-fn words(texts: &[String]) -> Result<Vec<(Vec<String>, usize)>, Error> {
-    let bad = |why: String| {
-        Error::input(
-            "captions",
-            format!("give no vocabulary ({why}); correct them"),
-        )
-    };
-    let tokenizer = unlearned().map_err(bad)?;
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for text in texts {
-        let mut parts = PreTokenizedString::from(normalized(&tokenizer, text));
-        if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {
-            pre_tokenizer
-                .pre_tokenize(&mut parts)
-                .map_err(|why| bad(why.to_string()))?;
-        }
-        for (word, ..) in parts.get_splits(OffsetReferential::Normalized, OffsetType::Byte) {
-            *counts.entry(word.to_owned()).or_default() += 1;
-        }
-    }
-    let symbols = |word: String| -> Vec<String> {
-        let mut symbols: Vec<String> = word.chars().map(String::from).collect();
-        if let Some(last) = symbols.last_mut() {
-            last.push_str("</w>");
-        }
-        symbols
-    };
-    Ok(counts
-        .into_iter()
-        .map(|(word, count)| (symbols(word), count))
-        .collect())
-}
-
-/// The pair that stands together most often, at least twice.
-fn most_frequent_pair(words: &[(Vec<String>, usize)]) -> Option<(String, String)> {
-    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    for (word, count) in words {
-        for pair in word.windows(2) {
-            *counts.entry((&pair[0], &pair[1])).or_default() += count;
-        }
-    }
-    let most = counts.values().copied().max().filter(|&most| most > 1)?;
-    let (pair, _) = counts.into_iter().find(|(_, count)| *count == most)?;
-    Some((pair.0.to_owned(), pair.1.to_owned()))
-}
-
-/// Joins every `a b` of a word.
-fn merge(word: &mut Vec<String>, a: &str, b: &str, joined: &str) {
-    let mut i = 0;
-    while i + 1 < word.len() {
-        if word[i] == a && word[i + 1] == b {
-            word[i] = joined.to_owned();
-            word.remove(i + 1);
-        }
-        i += 1;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tokenizer::learn;
 
     #[test]
     fn a_learned_vocabulary_encodes_any_text() {
@@ -380,19 +280,6 @@ mod tests {
     }
 
     #[test]
-    fn the_same_texts_give_the_same_vocabulary() {
-        let texts: Vec<String> = ["a cat and a hat", "the cat sat", "that hat"]
-            .map(str::to_owned)
-            .into();
-        let first = learn(&texts, 540).expect("learns");
-        for _ in 0..5 {
-            assert_eq!(learn(&texts, 540).expect("learns"), first);
-        }
-        let merges: Vec<&str> = first.1.lines().skip(1).collect();
-        assert_eq!(merges[0], "a t</w>", "six words end in it");
-    }
-
-    #[test]
     fn a_long_prompt_says_how_much_was_dropped() {
         let (vocab, merges) = learn(&["a".to_owned()], 520).expect("learns");
         let tokenizer = ClipTokenizer::new(
@@ -405,5 +292,27 @@ mod tests {
         .expect("fits together");
         let tokens = tokenizer.encode("a a a a a a a a");
         assert_eq!((tokens.ids.len(), tokens.dropped), (8, 2));
+    }
+
+    #[test]
+    fn a_long_prompt_is_whole_in_its_chunks() {
+        let (vocab, merges) = learn(&["a".to_owned()], 520).expect("learns");
+        let tokenizer = ClipTokenizer::new(
+            vocab.as_bytes(),
+            merges.as_bytes(),
+            &Value::Null,
+            8,
+            Path::new("test"),
+        )
+        .expect("fits together");
+        let short = "a b c";
+        assert_eq!(
+            tokenizer.encode_in_chunks(short),
+            [tokenizer.encode(short).ids]
+        );
+        assert_eq!(tokenizer.encode_in_chunks(""), [tokenizer.encode("").ids]);
+        let chunks = tokenizer.encode_in_chunks("a b c d e f g h i j k l m");
+        let pieces = ["a b c d e f", "g h i j k l", "m"];
+        assert_eq!(chunks, pieces.map(|piece| tokenizer.encode(piece).ids));
     }
 }

@@ -1,0 +1,192 @@
+//! From a prompt to what a prior is told: its text encoders, each with its tokenizer.
+//!
+//! ```text
+//! single   text = CLIP's final norm
+//! SDXL     text = [L, G]                             pooled = G's projection
+//! SD3      text = [[L, G, 0], T5] along the tokens   pooled = [L's projection, G's projection]
+//! ```
+//!
+//! `L` and `G` are CLIP's states before the last layer, side by side; without T5 its tokens are zero. A prompt
+//! longer than CLIP's 75 words is encoded in pieces whose tokens follow each other; the pooled vector is that of
+//! the first piece, and T5 reads 256 tokens. Null text is zero for SDXL (`force_zeros_for_empty_prompt`) and the
+//! encoded empty string for the others.
+//!
+//! Source: `encode_prompt` of diffusers' pipelines, for prompts of one piece.
+
+use burn::tensor::{DType, Device, Tensor};
+
+use crate::{
+    clip::{ClipText, Encoded as ClipEncoded},
+    flow::Conditioning,
+    t5::T5Encoder,
+    tokenizer::{ClipTokenizer, T5Tokenizer},
+};
+
+/// Tokens that T5 reads, or zeros in their place.
+pub const T5_TOKENS: usize = 256;
+
+/// A CLIP encoder with its tokenizer.
+#[derive(Clone, Debug)]
+pub struct Clip {
+    /// The encoder.
+    pub encoder: ClipText,
+    /// Its tokenizer.
+    pub tokenizer: ClipTokenizer,
+}
+
+/// A T5 encoder with its tokenizer.
+#[derive(Clone, Debug)]
+pub struct T5 {
+    /// The encoder.
+    pub encoder: T5Encoder,
+    /// Its tokenizer.
+    pub tokenizer: T5Tokenizer,
+}
+
+/// What an empty prompt is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Null {
+    /// Zeros.
+    Zero,
+    /// The encoded empty string.
+    Encoded,
+}
+
+/// The text encoders of a prior.
+#[derive(Clone, Debug)]
+pub enum TextEncoders {
+    /// One CLIP (Stable Diffusion 1, mini).
+    Single(Box<Clip>),
+    /// SDXL's CLIP-L and bigG.
+    Sdxl {
+        /// CLIP-L and bigG.
+        clips: Box<[Clip; 2]>,
+        /// What an empty prompt is.
+        null: Null,
+    },
+    /// SD3's CLIP-L and bigG, and T5.
+    Sd3 {
+        /// CLIP-L and bigG.
+        clips: Box<[Clip; 2]>,
+        /// T5, where there is one.
+        t5: Option<Box<T5>>,
+        /// Width of the joined tokens.
+        width: usize,
+    },
+}
+
+impl Clip {
+    /// The encoding of a prompt in at least `pieces` pieces.
+    fn encode(&self, prompt: &str, pieces: usize) -> ClipEncoded {
+        let mut chunks = self.tokenizer.encode_in_chunks(prompt);
+        while chunks.len() < pieces {
+            chunks.push(self.tokenizer.encode("").ids);
+        }
+        self.encoder.forward(&chunks)
+    }
+}
+
+/// Pieces `[b, n, d]` one after the other, `[1, b n, d]`.
+fn in_a_row(x: Tensor<3>) -> Tensor<3> {
+    let [b, n, d] = x.dims();
+    x.reshape([1, b * n, d])
+}
+
+/// Both encoders' tokens side by side, and their pooled vectors of the first piece.
+fn both(clips: &[Clip; 2], prompt: &str, pieces: usize) -> (Tensor<3>, [Tensor<2>; 2]) {
+    let encoded = [0, 1].map(|i| clips[i].encode(prompt, pieces));
+    let text = encoded.each_ref().map(|e| in_a_row(e.penultimate()));
+    let pooled = encoded.map(|e| e.pooled.narrow(0, 0, 1));
+    (Tensor::cat(text.into(), 2), pooled)
+}
+
+fn zeros(shape: [usize; 3], device: &Device) -> Tensor<3> {
+    Tensor::zeros(shape, (device, DType::F32))
+}
+
+impl TextEncoders {
+    /// The conditioning of a batch of prompts for pictures of this height and width in pixels, and what the user
+    /// should know about how they were read. An empty prompt is the null text; SDXL is told the size that it sees,
+    /// uncropped.
+    pub fn conditioning(&self, prompts: &[&str], size: [usize; 2]) -> (Conditioning, Vec<String>) {
+        let of = |prompt: &&str| {
+            let chunks = |clip: &Clip| clip.tokenizer.encode_in_chunks(prompt).len();
+            self.clips().map(chunks).max()
+        };
+        let pieces = prompts.iter().filter_map(of).max().unwrap_or(1);
+        let mut notes = vec![];
+        if pieces > 1 {
+            notes.push(format!(
+                "the prompt is longer than the text encoder and is read in {pieces} pieces"
+            ));
+        }
+        let (text, pooled): (Vec<_>, Vec<_>) = prompts
+            .iter()
+            .map(|prompt| self.encode(prompt, pieces, &mut notes))
+            .unzip();
+        let pooled: Vec<Tensor<2>> = pooled.into_iter().flatten().collect();
+        let text = Tensor::cat(text, 0);
+        let [h, w] = size.map(|side| side as f32);
+        let sizes = Tensor::<2>::from_data([[h, w, 0.0, 0.0, h, w]], &text.device());
+        let conditioning = Conditioning {
+            text,
+            pooled: (!pooled.is_empty()).then(|| Tensor::cat(pooled, 0)),
+            time_ids: matches!(self, Self::Sdxl { .. }).then(|| sizes.repeat_dim(0, prompts.len())),
+        };
+        (conditioning, notes)
+    }
+
+    /// One prompt's tokens `[1, n, d]` and pooled vector `[1, d]`.
+    fn encode(
+        &self,
+        prompt: &str,
+        pieces: usize,
+        notes: &mut Vec<String>,
+    ) -> (Tensor<3>, Option<Tensor<2>>) {
+        match self {
+            Self::Single(clip) => (in_a_row(clip.encode(prompt, pieces).last), None),
+            Self::Sdxl { clips, null } => {
+                let (text, [_, pooled]) = both(clips, prompt, pieces);
+                if prompt.is_empty() && *null == Null::Zero {
+                    return (text.zeros_like(), Some(pooled.zeros_like()));
+                }
+                (text, Some(pooled))
+            }
+            Self::Sd3 { clips, t5, width } => {
+                let (text, pooled) = both(clips, prompt, pieces);
+                let [_, n, d] = text.dims();
+                let device = text.device();
+                let text = Tensor::cat(vec![text, zeros([1, n, width - d], &device)], 2);
+                let long = match t5 {
+                    Some(t5) => t5.encode(prompt, notes),
+                    None => zeros([1, T5_TOKENS, *width], &device),
+                };
+                let text = Tensor::cat(vec![text, long], 1);
+                (text, Some(Tensor::cat(pooled.into(), 1)))
+            }
+        }
+    }
+
+    /// The CLIP encoders, in order.
+    pub fn clips(&self) -> impl Iterator<Item = &Clip> {
+        match self {
+            Self::Single(clip) => std::slice::from_ref(&**clip).iter(),
+            Self::Sdxl { clips, .. } | Self::Sd3 { clips, .. } => clips.iter(),
+        }
+    }
+}
+
+impl T5 {
+    /// A prompt's tokens, `[1, n, d]`.
+    fn encode(&self, prompt: &str, notes: &mut Vec<String>) -> Tensor<3> {
+        let tokens = self.tokenizer.encode(prompt);
+        if tokens.dropped > 0 {
+            notes.push(format!(
+                "T5 reads the prompt up to {} tokens, without the last {}; the other encoders read all of it",
+                tokens.ids.len(),
+                tokens.dropped
+            ));
+        }
+        self.encoder.forward(&[tokens.ids])
+    }
+}

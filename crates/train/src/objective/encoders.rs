@@ -1,0 +1,109 @@
+//! Where the text of a batch comes from: the prior's own encoders as they are, or a CLIP that trains with it.
+
+use priors::{
+    any::AnyPrior,
+    folder::Folder,
+    text::TextEncoders,
+    tokenizer::{ClipTokenizer, learn},
+    weights::write_atomically,
+};
+use serde_json::Value;
+
+use crate::{Error, config::TrainConfig, data::Photos, walk::Text};
+
+/// Where the text comes from.
+#[derive(Debug)]
+pub(super) enum Encoders {
+    /// From the prior's own encoders, as they are.
+    Frozen(TextEncoders),
+    /// From a single CLIP that trains.
+    Trained {
+        json: Value,
+        tokenizer: Box<ClipTokenizer>,
+    },
+}
+
+impl Encoders {
+    /// The text encoder that trains with `prior`, and its tokenizer.
+    ///
+    /// # Errors
+    /// A prior that listens to more than a single CLIP, missing or unsupported files.
+    pub(super) fn trained(
+        config: &TrainConfig,
+        folder: &Folder,
+        prior: &AnyPrior,
+    ) -> Result<Self, Error> {
+        let single = match prior {
+            AnyPrior::Unet(unet) => unet.config().addition_embed_type.is_none(),
+            AnyPrior::MmDit(_) => false,
+        };
+        if !single {
+            let what = "this stage trains U-Nets with a single text encoder; use stage = \"adapter\" with this prior";
+            return Err(Error::Input(what.into()));
+        }
+        let json = folder.json("text_encoder/config.json")?;
+        let length = json
+            .get("max_position_embeddings")
+            .and_then(Value::as_u64)
+            .unwrap_or(77) as usize;
+        let tokenizer = Box::new(tokenizer(config, folder, &json, length)?);
+        Ok(Self::Trained { json, tokenizer })
+    }
+
+    /// The text of a batch of pictures of this height and width.
+    pub(super) fn text(&self, prompts: &[&str], size: [usize; 2]) -> Text {
+        match self {
+            Self::Frozen(encoders) => Text::Encoded(encoders.conditioning(prompts, size).0),
+            Self::Trained { tokenizer, .. } => {
+                let ids = prompts.iter().map(|prompt| tokenizer.encode(prompt).ids);
+                Text::Ids(ids.collect())
+            }
+        }
+    }
+}
+
+/// The model's tokenizer, or one learned from the captions where the model has no vocabulary yet.
+fn tokenizer(
+    config: &TrainConfig,
+    folder: &Folder,
+    text_json: &Value,
+    length: usize,
+) -> Result<ClipTokenizer, Error> {
+    let settings = folder.json("tokenizer/tokenizer_config.json")?;
+    // A resumed run goes on with the vocabulary it has learned.
+    for folder in [folder, &Folder::Disk(config.out.join("prior"))] {
+        if folder.has("tokenizer/vocab.json") && folder.has("tokenizer/merges.txt") {
+            let vocab = folder.read("tokenizer/vocab.json")?;
+            let merges = folder.read("tokenizer/merges.txt")?;
+            return Ok(ClipTokenizer::new(
+                &vocab,
+                &merges,
+                &settings,
+                length,
+                &folder.path("tokenizer"),
+            )?);
+        }
+    }
+    let size = text_json
+        .get("vocab_size")
+        .and_then(Value::as_u64)
+        .unwrap_or(0) as usize;
+    let mut texts = Photos::open(&config.data, config.seed)?.captions();
+    // Often enough that each of its words becomes one token.
+    texts.extend(vec![
+        "low quality, low resolution, blurry, noisy, compressed"
+            .to_owned();
+        64
+    ]);
+    let (vocab, merges) = learn(&texts, size)?;
+    let out = config.out.join("prior/tokenizer");
+    write_atomically(&out.join("vocab.json"), vocab.as_bytes())?;
+    write_atomically(&out.join("merges.txt"), merges.as_bytes())?;
+    Ok(ClipTokenizer::new(
+        vocab.as_bytes(),
+        merges.as_bytes(),
+        &settings,
+        length,
+        &out,
+    )?)
+}
