@@ -2,7 +2,7 @@
 
     python3 benches/quality/rss.py target/release/reclair ../shared/data/val docs/rss.svg
 
-Eight pictures' central 256x256 under `mild`, seed 0; Euler, T = 20, w = 0.05 for a hundred steps.
+Eight pictures' central 256x256 under `mild`, seed 0; Euler, T = 20, w = 0.05 for a hundred steps, no sharpening.
 Needs Pillow for the crops.
 """
 
@@ -60,7 +60,8 @@ def main():
         for a in THRESHOLDS:
             out = Path(work) / f"a{a}"
             guided = [] if a is None else ["--rss-weight", 0.05, "--rss-threshold", a]
-            lines = run(reclair, "restore", lq, "-o", f"{out}/", "--start", "noise", "--steps", 20, "--json", *guided)
+            lines = run(reclair, "restore", lq, "-o", f"{out}/", "--start", "noise", "--steps", 20,
+                        "--sharpen", 0, "--json", *guided)
             distance = [json.loads(line)["latent_distance"] for line in lines.splitlines()]
             mean = json.loads(run(reclair, "eval", "--restored", out, "--reference", clean, "--metrics", ",".join(METRICS), "--json"))["mean"]
             row = {"a": "off" if a is None else a, "distance": sum(distance) / len(distance), **mean}

@@ -111,7 +111,7 @@ fn a_preset_gives_what_is_not_given() {
     let mini = of(&options(&[]));
     assert_eq!(
         mini,
-        ["8", "1.0", "\"euler\"", "{\"lq\":{\"strength\":0.3}}"]
+        ["8", "1.0", "\"euler\"", "{\"lq\":{\"strength\":0.5}}"]
     );
     let paper = options(&["--preset", "paper", "--steps", "2"]);
     assert_eq!(of(&paper), ["2", "7.5", "\"euler\"", "\"noise\""]);
@@ -143,7 +143,26 @@ fn a_preset_gives_what_is_not_given() {
         (&own["cfg_scale"]["first"], &own["cfg_scale"]["last"]),
         (&3.0.into(), &1.5.into())
     );
-    assert_eq!(own["start"]["lq"]["strength"], 0.3);
+    assert_eq!(own["start"]["lq"]["strength"], 0.5);
+}
+
+#[test]
+fn sharpening_raises_contrasts_and_zero_leaves_them() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let input = save(folder.path(), "in.png", &picture(40, 32));
+    let contrast = |sharpen: &str| {
+        let out = folder.path().join(format!("{sharpen}.png"));
+        let args = ["restore", text(&input), "-o", text(&out), "--steps", "1"];
+        works(&[&args[..], &["--sharpen", sharpen]].concat());
+        let image = pixels::io::open(&out).expect("a picture");
+        let row = |y: usize| &image.plane(1)[y * 40..(y + 1) * 40];
+        (0..32)
+            .flat_map(|y| row(y).windows(2))
+            .map(|pair| f64::from((pair[0] - pair[1]).abs()))
+            .sum::<f64>()
+    };
+    let (none, little, more) = (contrast("0"), contrast("0.3"), contrast("1"));
+    assert!(none < little && little < more, "{none} {little} {more}");
 }
 
 #[test]
@@ -332,6 +351,7 @@ fn impossible_options_are_refused() {
         (["--scale", "0"], "scale"),
         (["--threads", "0"], "threads"),
         (["--rss-weight", "7"], "rss-weight"),
+        (["--sharpen", "3"], "sharpen"),
         (["--cfg", "7:x"], "7.5:4"),
         (["--s-churn", "5"], "--sampler edm"),
         (["--spacing", "legacy"], "linspace or trailing"),

@@ -5,7 +5,11 @@
 //! larger than a tile is encoded, denoised and decoded in overlapping tiles.
 
 use burn::tensor::{Device, Tensor};
-use pixels::{Image, colour, random::stream};
+use pixels::{
+    Image, colour,
+    degrade::{Sharpen, sharpen},
+    random::stream,
+};
 use priors::{
     any::AnyPrior,
     flow::{Conditioning, Prior},
@@ -58,6 +62,9 @@ pub struct Restorer {
 
 /// Tiles of the autoencoder share this many latent rows and columns.
 const VAE_OVERLAP: usize = 16;
+
+/// Side of the unsharp mask's kernel, whose sigma is 2 pixels.
+const SHARPEN_SIZE: usize = 11;
 
 /// Tiles of the denoiser share this part of their side.
 const OVERLAP_PART: usize = 4;
@@ -168,6 +175,14 @@ impl Restorer {
             ColourFix::Wavelet => colour::wavelet(&result, &wanted)?,
             ColourFix::Adain => colour::adain(&result, &wanted)?,
         };
+        if options.sharpen != 0.0 {
+            let mask = Sharpen {
+                weight: options.sharpen,
+                size: SHARPEN_SIZE,
+                threshold: 0.0,
+            };
+            result = sharpen(&result, &mask);
+        }
         result = result.clamped();
         let image = Image {
             rgb: result.rgb,

@@ -78,7 +78,7 @@ pub(super) struct Args {
     /// Where the sampler starts [presets: mini lq, paper and quick noise].
     #[arg(long, value_enum)]
     start: Option<StartAt>,
-    /// How much of the way from noise is gone with --start lq: 1 is all of it [default: 0.3].
+    /// How much of the way from noise is gone with --start lq: 1 is all of it [default: 0.5].
     #[arg(long)]
     strength: Option<f64>,
     /// Restoration guidance: the weight w for a hundred steps; 0 turns it off [presets: mini 0, paper and quick
@@ -103,6 +103,9 @@ pub(super) struct Args {
     /// What is done to the colours of the result.
     #[arg(long, value_enum, default_value_t = Colour::None)]
     colour: Colour,
+    /// Weight of an unsharp mask on the result, 0 to 2 [presets: mini 0.15, paper and quick 0].
+    #[arg(long, value_name = "WEIGHT")]
+    sharpen: Option<f64>,
     /// Print a JSON line for each picture: what was done, how long it took, how far from the input's latent it ended.
     #[arg(long)]
     json: bool,
@@ -220,6 +223,7 @@ impl Args {
                 Colour::Wavelet => ColourFix::Wavelet,
                 Colour::Adain => ColourFix::Adain,
             },
+            sharpen: self.sharpen.unwrap_or(preset.sharpen),
         })
     }
 
@@ -327,6 +331,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         ("--s-tmax", args.s_tmax, 0.0, f64::INFINITY),
         ("--s-noise", args.s_noise, 0.0, 10.0),
         ("--adapter-scale", Some(args.adapter_scale), 0.0, 10.0),
+        ("--sharpen", args.sharpen, 0.0, 2.0),
     ] {
         if let Some(value) = value {
             super::in_range(option, value, low, high)?;

@@ -1,0 +1,68 @@
+"""Times a training step of mini's prior in reclair and in PyTorch, turn by turn, and prints the ratios.
+
+    python3 benches/peers/training_step.py
+
+Needs PyTorch, diffusers and a built benchmark (`cargo bench --workspace --profile release --bench step --no-run`). PyTorch
+trains diffusers' UNet2DConditionModel of the same configuration, batch and precision: forward, squared error, backward,
+AdamW; bf16 is its autocast. Each side runs three times, in turn, the best counts; once at the end reclair without its kernels.
+"""
+
+import glob
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import torch
+from diffusers import UNet2DConditionModel
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def peer(dtype):
+    torch.manual_seed(0)
+    with open(f"{ROOT}/recipes/mini/model/unet/config.json") as file:
+        unet = UNet2DConditionModel.from_config(json.load(file)).train()
+    optimiser = torch.optim.AdamW(unet.parameters(), lr=1e-4)
+    x, target, text = torch.randn(12, 16, 32, 32), torch.randn(12, 16, 32, 32), torch.randn(12, 32, 128)
+    t, best = torch.full((12,), 500.0), float("inf")
+    for _ in range(8):
+        start = time.perf_counter()
+        optimiser.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
+            y = unet(x, t, text).sample
+        ((y.float() - target) ** 2).mean().backward()
+        optimiser.step()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def ours(program, **more):
+    out = subprocess.run([program], capture_output=True, text=True, check=True, env={**os.environ, **more}).stdout
+    return {kind: float(seconds) for kind, seconds in re.findall(r"training step (\w+)\s+([\d.]+) s", out)}
+
+
+def main():
+    programs = [p for p in glob.glob(f"{ROOT}/target/release/deps/step-*") if not p.endswith(".d")]
+    programs = [p for p in programs if os.access(p, os.X_OK)]
+    if not programs:
+        sys.exit("build the benchmark first: cargo bench --workspace --profile release --bench step --no-run")
+    program = max(programs, key=os.path.getmtime)
+    torch.set_num_threads(os.cpu_count())
+    mine, theirs = {}, {}
+    for _ in range(3):
+        for kind, seconds in ours(program).items():
+            mine[kind] = min(mine.get(kind, seconds), seconds)
+        for kind in ["f32", "bf16"]:
+            theirs[kind] = min(theirs.get(kind, float("inf")), peer(kind))
+    off = ours(program, RECLAIR_KERNELS="off")
+    print("| step | reclair s | PyTorch s | times faster | without kernels s | times faster |\n|---|---|---|---|---|---|")
+    for kind in ["f32", "bf16"]:
+        a, b, c = mine[kind], theirs[kind], off[kind]
+        print(f"| {kind} | {a:.3f} | {b:.3f} | {b / a:.2f} | {c:.3f} | {c / a:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
