@@ -78,7 +78,7 @@ impl Restorer {
     ) -> Result<Self, Error> {
         let prior = PriorModel::open(prior, precision, device)?;
         let adapter = adapter
-            .map(|folder| AdapterFolder::open(folder, &prior, precision, device))
+            .map(|folder| AdapterFolder::open(folder, &prior.network, precision, device))
             .transpose()?;
         Ok(Self {
             prior,
