@@ -29,6 +29,7 @@ use restore::{
         UnetAdapterConfig,
     },
     lora::{Lora, LoraConfig, self_attention_targets},
+    rehearsal::peak_bytes,
 };
 use serde_json::json;
 
@@ -164,15 +165,6 @@ fn timed(f: &mut impl FnMut()) -> f64 {
     let started = Instant::now();
     f();
     started.elapsed().as_secs_f64()
-}
-
-/// The most memory this process had, mapped weights with it.
-fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(1024 * line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?)
 }
 
 /// A fresh adapter and LoRA of the paper's sizes.
