@@ -8,11 +8,14 @@
 //! Legend: `b` batch, `c` channels, `h w` latent rows and columns, `n` tokens, `d` width.
 
 mod error;
+mod tiles;
 
 pub mod adapter;
 pub mod denoiser;
+pub mod denoising;
 pub mod lora;
 pub mod options;
+pub mod rehearsal;
 pub mod restorer;
 pub mod rss;
 pub mod sampler;

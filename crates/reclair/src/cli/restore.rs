@@ -106,6 +106,9 @@ pub(super) struct Args {
     /// Weight of an unsharp mask on the result, 0 to 2 [presets: mini 0.15, paper and quick 0].
     #[arg(long, value_name = "WEIGHT")]
     sharpen: Option<f64>,
+    /// Restore nothing: try the networks on one tile and print size, tiles, expected time and peak memory.
+    #[arg(long)]
+    dry_run: bool,
     /// Print a JSON line for each picture: what was done, how long it took, how far from the input's latent it ended.
     #[arg(long)]
     json: bool,
@@ -342,12 +345,47 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let options = args.options(&restorer)?;
     let mut said = false;
     each(&jobs, |job| {
+        if args.dry_run {
+            return plan(job, &restorer, &options, args.json);
+        }
         let line = one(job, &restorer, &options, &mut said)?;
         if args.json {
             writeln!(std::io::stdout(), "{line}")?;
         }
         Ok(())
     })
+}
+
+/// Prints what one picture will take.
+fn plan(
+    job: &Job,
+    restorer: &Restorer,
+    options: &RestoreOptions,
+    json: bool,
+) -> anyhow::Result<()> {
+    let plan = restorer.rehearse(&pixels::io::open(&job.input)?, options)?;
+    let out = &mut std::io::stdout();
+    if json {
+        let line = serde_json::json!({ "input": job.input, "plan": plan });
+        writeln!(out, "{line}")?;
+        return Ok(());
+    }
+    let [[w, h], [pw, ph], [tw, th]] = [plan.result_px, plan.padded_px, plan.tile_px];
+    let memory = plan
+        .peak_bytes
+        .map_or("unknown on this system".to_owned(), |bytes| {
+            format!("about {:.0} MB", bytes as f64 / 1e6)
+        });
+    writeln!(
+        out,
+        "{}: {w}x{h} (padded {pw}x{ph}), tiles of {tw}x{th}: {} for the denoiser with {} calls each, {} for the autoencoder; about {:.0} s; peak memory {memory}",
+        job.input.display(),
+        plan.tiles,
+        plan.calls,
+        plan.vae_tiles,
+        plan.seconds
+    )?;
+    Ok(())
 }
 
 /// Restores one picture; returns what was done.

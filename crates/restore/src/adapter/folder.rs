@@ -10,9 +10,8 @@ use std::path::Path;
 
 use burn::tensor::{DType, Device};
 use priors::{
-    any::Architecture,
+    any::{AnyPrior, Architecture},
     folder::{Folder, NETWORK_FILE},
-    model::PriorModel,
     weights::{
         Metadata, Precision, SafetensorsFile, Values, Weights, save_safetensors, write_atomically,
     },
@@ -45,7 +44,7 @@ impl AdapterFolder {
     /// A missing file, or an adapter that was made for another prior.
     pub fn open(
         folder: &Folder,
-        prior: &PriorModel,
+        prior: &AnyPrior,
         precision: Precision,
         device: &Device,
     ) -> Result<Self, Error> {
@@ -55,8 +54,7 @@ impl AdapterFolder {
             device,
         )?;
         let json = folder.json(CONFIG)?;
-        let adapter =
-            RestorationAdapter::from_json(&json, &folder.path(CONFIG), &prior.network, &w)?;
+        let adapter = RestorationAdapter::from_json(&json, &folder.path(CONFIG), prior, &w)?;
         w.finish()?;
         let lora = if folder.has(LORA_FILE) {
             Some(open_lora(folder, prior, precision, device)?)
@@ -103,7 +101,7 @@ impl AdapterFolder {
 
 fn open_lora(
     folder: &Folder,
-    prior: &PriorModel,
+    prior: &AnyPrior,
     precision: Precision,
     device: &Device,
 ) -> Result<Lora, Error> {
@@ -119,13 +117,13 @@ fn open_lora(
         .find(|name| name.ends_with("lora_A.weight"))
         .and_then(|name| header.shape(name));
     let rank = first.map_or(1, |shape| shape[0]);
-    let prefix = prior.network.kind().folder();
+    let prefix = prior.kind().folder();
     let alpha = about
         .get(format!("{prefix}.lora_alpha"))
         .and_then(Value::as_f64)
         .unwrap_or(rank as f64);
     let shapes = Weights::blank(device);
-    prior.network.rebuilt(&shapes)?;
+    prior.rebuilt(&shapes)?;
     let w = folder.weights(LORA_FILE, precision, device)?;
     let lora = Lora::new(
         &LoraConfig { rank, alpha },

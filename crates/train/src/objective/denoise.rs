@@ -30,8 +30,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 use restore::{
     adapter::{AdapterFolder, LORA_FILE, RestorationAdapter, Scale},
+    denoising::Denoising,
     lora::{Lora, Target, self_attention_targets},
-    restorer::Denoising,
     sampler::{Euler, sample},
     schedule::{Schedule, Space, alphas_cumprod},
 };

@@ -1,0 +1,214 @@
+"""One denoising step of full-size SDXL or SD3 with random weights, in diffusers and in reclair: error, time, memory.
+
+    python3 benches/peers/full_size.py sdxl|sd3 [--folder DIR] [--repeat N] [PHASE ...]
+
+Needs diffusers and a built benchmark (`cargo bench --workspace --profile release --bench step --no-run`). Phases, all of
+them by default: `build` writes the network in bfloat16 (5.1 or 4.1 GB under DIR, tensor by tensor from a seed) and its
+inputs for 512x512; `f32` and `bf16` step in diffusers, `reclair` in ours, `adapter` in ours with a fresh Restoration
+Adapter and LoRA beside the bare prior, turn by turn; `report` prints the table. Each step runs in a process of its own,
+so that its peak memory (the kernel's VmHWM, mapped weights included) is its own. Of N runs the quickest counts. Errors are
+of the norm against diffusers' f32 step with the same weights, which are rounded to bfloat16.
+"""
+
+import argparse
+import glob
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zlib
+
+import torch
+from safetensors.torch import load_file, save_file
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PHASES = ["build", "f32", "bf16", "reclair", "adapter", "report"]
+PARAMETERS = {"sdxl": 2_567_463_684, "sd3": 2_028_328_000}
+SHARD_BYTES = 1 << 30
+# Bars: error; step beside diffusers' bf16 and f32; memory beyond 1.1 of the weights; the adapter's part of a step.
+ERROR, BF16, F32, BYTES, ADAPTER = 2e-2, 1.1, 0.4, 1e9, 0.12
+
+
+def network(model):
+    """The class, its folder and its configuration, which are reclair's own for checkpoints without one."""
+    from diffusers import SD3Transformer2DModel, UNet2DConditionModel
+
+    kind, part = {"sdxl": (UNet2DConditionModel, "unet"), "sd3": (SD3Transformer2DModel, "transformer")}[model]
+    with open(f"{ROOT}/crates/priors/src/known/{model}/{part}.json") as file:
+        return kind, part, json.load(file)
+
+
+def random_tensor(name, like):
+    """Weights that keep activations near unit variance: normal, over the root of the inputs; norms near 1; small biases."""
+    noise = torch.randn(like.shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+    if like.dim() > 1:
+        return noise / like[0].numel() ** 0.5
+    return noise * 0.02 + (1.0 if name.endswith(".weight") else 0.0)
+
+
+def positions(config):
+    """SD3's table of positions, which its checkpoints hold."""
+    from diffusers.models.embeddings import PatchEmbed
+
+    size, width = config["sample_size"], config["num_attention_heads"] * config["attention_head_dim"]
+    most = config["pos_embed_max_size"]
+    embed = PatchEmbed(size, size, config["patch_size"], config["in_channels"], width, pos_embed_max_size=most)
+    return embed.pos_embed
+
+
+def build(model, folder):
+    kind, part, config = network(model)
+    with torch.device("meta"):
+        net = kind.from_config(config)
+    count = sum(p.numel() for p in net.parameters())
+    assert count == PARAMETERS[model], f"{count} parameters and not {PARAMETERS[model]}"
+    place = f"{folder}/{part}"
+    shutil.rmtree(place, ignore_errors=True)
+    os.makedirs(place)
+    net.save_config(place)
+    shards, shard, size, stem = {}, {}, 0, "diffusion_pytorch_model"
+
+    def flush():
+        nonlocal shard, size
+        name = f"{stem}-{len(set(shards.values())) + 1:05}.safetensors"
+        save_file(shard, f"{place}/{name}", metadata={"format": "pt"})
+        shards.update(dict.fromkeys(shard, name))
+        shard, size = {}, 0
+
+    for name, like in net.state_dict().items():
+        value = positions(config) if name == "pos_embed.pos_embed" else random_tensor(name, like)
+        shard[name] = value.to(torch.bfloat16).contiguous()
+        size += 2 * value.numel()
+        if size >= SHARD_BYTES:
+            flush()
+    if shard:
+        flush()
+    total = sum(os.path.getsize(path) for path in glob.glob(f"{place}/*.safetensors"))
+    with open(f"{place}/{stem}.safetensors.index.json", "w") as file:
+        json.dump({"metadata": {"total_size": total}, "weight_map": shards}, file)
+    save_file(inputs(model), f"{folder}/inputs.safetensors")
+    return {"parameters": count, "bytes": total}
+
+
+def inputs(model):
+    """A latent of 64x64 and its company, all representable in bfloat16."""
+    noise = torch.Generator().manual_seed(0)
+    make = lambda *shape: torch.randn(shape, generator=noise).bfloat16().float()
+    if model == "sdxl":
+        sizes = torch.tensor([[512.0, 512, 0, 0, 512, 512]])
+        made = {"sample": make(1, 4, 64, 64), "lq": make(1, 4, 64, 64), "time_ids": sizes}
+        return made | {"text": make(1, 77, 2048), "pooled": make(1, 1280), "timestep": torch.tensor([500.0])}
+    made = {"sample": make(1, 16, 64, 64), "lq": make(1, 16, 64, 64), "timestep": torch.tensor([500.0])}
+    return made | {"text": make(1, 154, 4096), "pooled": make(1, 2048)}
+
+
+@torch.no_grad()
+def step_in_diffusers(model, folder, dtype, repeat):
+    kind, part, _ = network(model)
+    torch.set_num_threads(os.cpu_count())
+    begin = time.perf_counter()
+    net = kind.from_pretrained(folder, subfolder=part, torch_dtype=dtype, low_cpu_mem_usage=True).eval()
+    load = time.perf_counter() - begin
+    x = {name: value.to(dtype) for name, value in load_file(f"{folder}/inputs.safetensors").items()}
+    text = {"encoder_hidden_states": x["text"], "timestep": x["timestep"], "return_dict": False}
+    if model == "sdxl":
+        added = {"text_embeds": x["pooled"], "time_ids": x["time_ids"]}
+        run = lambda: net(sample=x["sample"], added_cond_kwargs=added, **text)[0]
+    else:
+        run = lambda: net(hidden_states=x["sample"], pooled_projections=x["pooled"], **text)[0]
+    seconds = []
+    for _ in range(repeat):
+        begin = time.perf_counter()
+        y = run()
+        seconds.append(time.perf_counter() - begin)
+    save_file({"output": y.float().contiguous()}, f"{folder}/{str(dtype).removeprefix('torch.')}.safetensors")
+    with open("/proc/self/status") as file:
+        peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+    return {"load_s": load, "step_s": seconds, "peak_bytes": 1024 * peak}
+
+
+def step_in_reclair(folder, repeat, adapter):
+    programs = [p for p in glob.glob(f"{ROOT}/target/release/deps/step-*") if os.access(p, os.X_OK)]
+    if not programs:
+        sys.exit("build the benchmark first: cargo bench --workspace --profile release --bench step --no-run")
+    command = [max(programs, key=os.path.getmtime), folder, f"{folder}/inputs.safetensors"]
+    command += [f"{folder}/reclair.safetensors", "--repeat", str(repeat)]
+    if adapter:
+        command += ["--adapter", f"{folder}/adapter"]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+def phase(name, args):
+    if name == "build":
+        return build(args.model, args.folder)
+    if name in ("f32", "bf16"):
+        dtype = torch.float32 if name == "f32" else torch.bfloat16
+        return step_in_diffusers(args.model, args.folder, dtype, args.repeat)
+    return step_in_reclair(args.folder, args.repeat, name == "adapter")
+
+
+def report(folder, results):
+    need = [name for name in PHASES[:-1] if name not in results]
+    if need:
+        sys.exit(f"run {' and '.join(need)} first")
+    size = results["build"]["bytes"]
+    want = load_file(f"{folder}/float32.safetensors")["output"].double()
+    print("| step | seconds, best (all) | peak memory, GB | error of the norm |\n|---|---|---|---|")
+    best, errors = {}, {}
+    names = {"f32": "float32", "bf16": "bfloat16", "reclair": "reclair"}
+    for name, file in names.items():
+        run = results[name]
+        got = load_file(f"{folder}/{file}.safetensors")["output"].double()
+        best[name], errors[name] = min(run["step_s"]), ((got - want).norm() / want.norm()).item()
+        label = name if name == "reclair" else f"diffusers {name}"
+        every = " ".join(f"{s:.2f}" for s in run["step_s"])
+        print(f"| {label} | {best[name]:.2f} ({every}) | {run['peak_bytes'] / 1e9:.2f} | {errors[name]:.1e} |")
+    run = results["adapter"]
+    share = min(run["adapted_s"]) / min(run["bare_s"]) - 1
+    print(f"\nweights {size / 1e9:.2f} GB; the output's root mean square {want.square().mean().sqrt():.3f}")
+    times = f"{min(run['adapted_s']):.2f} s beside {min(run['bare_s']):.2f} s"
+    print(f"with adapter and LoRA {times}; its low-quality features, once a picture, {run['lq_features_s']:.2f} s")
+    for what, got, bar in [
+        ("error", errors["reclair"], ERROR),
+        ("step / diffusers bf16", best["reclair"] / best["bf16"], BF16),
+        ("step / diffusers f32", best["reclair"] / best["f32"], F32),
+        ("peak memory beyond 1.1 of the weights, bytes", results["reclair"]["peak_bytes"] - 1.1 * size, BYTES),
+        ("adapter and LoRA add", share, ADAPTER),
+    ]:
+        print(f"{'meets' if got <= bar else 'MISSES'}: {what} {got:.3g}, bar {bar:.3g}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=PARAMETERS)
+    parser.add_argument("phases", nargs="*", metavar="PHASE", default=PHASES)
+    parser.add_argument("--folder", help="default: target/full_size/MODEL")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_intermixed_args()
+    if strange := set(args.phases) - set(PHASES):
+        parser.error(f"no phase {' or '.join(sorted(strange))}; choose among {' '.join(PHASES)}")
+    args.folder = args.folder or f"{ROOT}/target/full_size/{args.model}"
+    os.makedirs(args.folder, exist_ok=True)
+    place = f"{args.folder}/results.json"
+    if args.alone:
+        print(json.dumps(phase(args.phases[0], args)))
+        return
+    for name in args.phases:
+        results = json.load(open(place)) if os.path.exists(place) else {}
+        if name == "report":
+            report(args.folder, results)
+            continue
+        command = [sys.executable, __file__, args.model, name, "--alone", "--folder", args.folder]
+        command += ["--repeat", str(args.repeat)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        results[name] = json.loads(done.splitlines()[-1])
+        with open(place, "w") as file:
+            json.dump(results, file, indent=1)
+        print(f"{name}: {results[name]}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
