@@ -9,8 +9,18 @@ use priors::weights::{Metadata, SafetensorsFile, Values, save_safetensors};
 
 use crate::{
     Error,
+    guard::Recent,
     optimise::{AdamW, Named},
 };
+
+/// What a checkpoint goes on from must be the same: hashes of the configuration and of the list of pictures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Of the configuration, without what does not change the result.
+    pub config: String,
+    /// Of the pictures' names, sizes and captions.
+    pub data: String,
+}
 
 /// The state of a run between two steps.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,16 +33,23 @@ pub struct State {
     pub optimiser: AdamW,
     /// Steps done.
     pub step: usize,
+    /// The last losses.
+    pub recent: Recent,
 }
 
 const FILE: &str = "checkpoint.safetensors";
+
+/// Whether a run can go on in `folder`.
+pub fn exists(folder: &Path) -> bool {
+    folder.join(FILE).is_file()
+}
 
 impl State {
     /// Writes the state into `folder`; a checkpoint that was there is replaced at once.
     ///
     /// # Errors
     /// A folder that cannot be written to, or a full disk; the old checkpoint stays.
-    pub fn save(&self, folder: &Path, config_hash: &str) -> Result<(), Error> {
+    pub fn save(&self, folder: &Path, origin: &Origin) -> Result<(), Error> {
         let mut all = Values::new();
         for (kind, named) in self.parts() {
             for (name, values) in named {
@@ -44,7 +61,10 @@ impl State {
         }
         let metadata = Metadata::from([
             ("step".into(), self.step.to_string()),
-            ("config".into(), config_hash.to_owned()),
+            ("updates".into(), self.optimiser.step.to_string()),
+            ("recent".into(), self.recent.to_text()),
+            ("config".into(), origin.config.clone()),
+            ("data".into(), origin.data.clone()),
         ]);
         Ok(save_safetensors(
             &folder.join(FILE),
@@ -58,9 +78,9 @@ impl State {
     ///
     /// # Errors
     /// A damaged checkpoint, or one of a run with another configuration.
-    pub fn load(folder: &Path, config_hash: &str) -> Result<Option<Self>, Error> {
+    pub fn load(folder: &Path, origin: &Origin) -> Result<Option<Self>, Error> {
         let path = folder.join(FILE);
-        if !path.is_file() {
+        if !exists(folder) {
             return Ok(None);
         }
         let file = SafetensorsFile::open(&path)?;
@@ -70,23 +90,37 @@ impl State {
                 path.display()
             ))
         };
-        if file.metadata("config") != Some(config_hash) {
-            return Err(Error::Input(format!(
-                "{}: is from a run with another configuration; give another `out`, or delete it to start over",
+        let other = |what: &str| {
+            Error::Input(format!(
+                "{}: is from a run with {what}; give another `out`, or delete it to start over",
                 path.display()
-            )));
+            ))
+        };
+        if file.metadata("config") != Some(&origin.config) {
+            return Err(other("another configuration"));
         }
-        let step = file
-            .metadata("step")
-            .and_then(|step| step.parse().ok())
-            .ok_or_else(damaged)?;
+        // Checkpoints of version 0.1.0's first weeks have neither this nor what follows.
+        if file
+            .metadata("data")
+            .is_some_and(|data| data != origin.data)
+        {
+            return Err(other("other pictures or captions in data.images"));
+        }
+        let number = |key: &str| file.metadata(key).map(str::parse::<usize>);
+        let step = number("step").and_then(Result::ok).ok_or_else(damaged)?;
+        let updates = number("updates").unwrap_or(Ok(step));
+        let recent = match file.metadata("recent") {
+            Some(text) => Recent::from_text(text).ok_or_else(damaged)?,
+            None => Recent::default(),
+        };
         let mut state = Self {
             values: Named::new(),
             average: Named::new(),
             optimiser: AdamW::default(),
             step,
+            recent,
         };
-        state.optimiser.step = step;
+        state.optimiser.step = updates.map_err(|_| damaged())?;
         for key in file.names() {
             let (kind, name) = key.split_once('/').ok_or_else(damaged)?;
             let values = file

@@ -8,7 +8,7 @@ use pixels::degrade::Degradation;
 use restore::{adapter::AdapterConfig, lora::LoraConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Error, guard::Guard};
 
 /// What a run trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +49,9 @@ pub struct TrainConfig {
     /// How often things are written.
     #[serde(default)]
     pub every: Every,
+    /// What is done about a step that went wrong.
+    #[serde(default, skip_serializing_if = "Guard::is_default")]
+    pub guard: Guard,
     /// The autoencoder's loss (stage `vae`).
     #[serde(default)]
     pub vae: VaeLoss,
@@ -77,7 +80,8 @@ pub enum Start {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// A folder of pictures, searched through; captions in `.txt` files beside them.
+    /// A folder of pictures or WebDataset shards, searched through, or one shard; captions in `.txt` or `.json` files
+    /// beside the pictures.
     pub images: PathBuf,
     /// Pictures for validation grids and scores; never trained on.
     pub validation: Option<PathBuf>,
@@ -373,6 +377,11 @@ impl TrainConfig {
         let wrong = [
             (self.data.crop_px == 0, "data.crop_px must not be 0"),
             (self.optimise.batch == 0, "optimise.batch must not be 0"),
+            (
+                !(self.guard.spike == 0.0 || self.guard.spike > 1.0),
+                "guard.spike must be above 1, or 0 for none",
+            ),
+            (self.guard.window == 0, "guard.window must not be 0"),
             (
                 !(self.data.reduce[0] >= 1.0 && self.data.reduce[1] >= self.data.reduce[0]),
                 "data.reduce must be [low, high] with 1 <= low <= high",

@@ -7,12 +7,17 @@
 
 mod error;
 
+pub mod check;
 pub mod checkpoint;
 pub mod config;
 pub mod data;
+mod folder;
+pub mod guard;
 pub mod objective;
 pub mod optimise;
+pub mod report;
 pub mod run;
+pub mod validate;
 pub mod walk;
 
 pub use error::Error;

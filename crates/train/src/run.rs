@@ -1,8 +1,6 @@
 //! A training run from its configuration to its result: steps, log, checkpoints, validation.
 
 use std::{
-    fs::OpenOptions,
-    io::Write,
     path::Path,
     sync::{
         Arc,
@@ -12,7 +10,7 @@ use std::{
 };
 
 use burn::tensor::{Device, TensorData};
-use pixels::{Image, colour::Luma, random::stream, score::psnr};
+use pixels::random::stream;
 use priors::{
     folder::Folder,
     weights::{SafetensorsFile, Values, Weights, share},
@@ -22,11 +20,15 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Error,
-    checkpoint::State,
+    checkpoint::{Origin, State},
     config::{Stage, Start, TrainConfig},
-    data::{Loader, Photos, Sample, pictures_under},
+    data::{Loader, Photos, hex},
+    folder::OutFolder,
+    guard::{Action, Verdict},
     objective::{Denoise, Objective, Vae},
     optimise::{AdamW, Named, average, clip, learning_rate},
+    report,
+    validate::{Scores, Validation},
 };
 
 /// One line of the log.
@@ -44,6 +46,8 @@ pub struct StepRecord {
     pub lr: f64,
     /// Seconds this step took.
     pub seconds: f64,
+    /// Seconds of them in which it waited for samples.
+    pub waited: f64,
 }
 
 /// What a run tells whoever watches it.
@@ -60,17 +64,18 @@ pub enum Event {
     },
     /// A step is done.
     Step(StepRecord),
-    /// Validation pictures were written, with the mean PSNR of the results.
+    /// Validation pictures were written, with the scores of the results.
     Validated {
         /// The step.
         step: usize,
-        /// Mean over the validation pictures, dB.
-        psnr: f64,
+        /// Means over the validation pictures.
+        scores: Scores,
     },
+    /// Something to know that ends nothing: a step that was skipped, a photograph that was passed over.
+    Note(String),
+    /// A line was written to the log.
+    Logged(String),
 }
-
-/// How many validation pictures are shown.
-const SHOWN: usize = 6;
 
 /// How many samples the autoencoder's latents are measured on.
 const MEASURED: usize = 64;
@@ -79,7 +84,8 @@ const MEASURED: usize = 64;
 /// way, with a checkpoint.
 ///
 /// # Errors
-/// Unusable files, a loss that is no number, a full disk. The last checkpoint stays whole.
+/// Unusable files, another run in the same folder, a loss that [`crate::guard`] stops at, a full disk. The last checkpoint stays
+/// whole.
 pub fn run(
     config: &TrainConfig,
     device: &Device,
@@ -91,19 +97,22 @@ pub fn run(
         _ => Box::new(Denoise::new(config, device)?),
     };
     let photos = Arc::new(Photos::open(&config.data, config.seed)?);
-    let config_hash = hash(config);
+    let origin = Origin {
+        config: hash(config),
+        data: photos.list_hash()?,
+    };
     let initial = objective.initial()?;
     let shapes: Vec<(String, Vec<usize>)> = initial
         .iter()
         .map(|(name, data)| (name.clone(), data.shape().as_slice().to_vec()))
         .collect();
-    let mut state = match State::load(&config.out, &config_hash)? {
+    let mut state = match State::load(&config.out, &origin)? {
         Some(state) => state,
         None => fresh(initial)?,
     };
-    std::fs::create_dir_all(&config.out).map_err(|source| Error::io(&config.out, source))?;
-    write_text(
-        &config.out.join("config.resolved.toml"),
+    let mut out = OutFolder::open(&config.out, state.step)?;
+    out.write(
+        "config.resolved.toml",
         &toml::to_string(config).expect("plain TOML"),
     )?;
     let batch = config.optimise.batch;
@@ -113,30 +122,62 @@ pub fn run(
         steps: config.optimise.steps,
         parameters,
     });
-    let mut loader = Loader::start(photos.clone(), state.step * batch, 2 * batch);
-    let validation = validation(config)?;
+    let mut loader = Loader::start(
+        photos.clone(),
+        state.step * batch,
+        2 * batch,
+        config.data.workers,
+    );
+    let validation = Validation::open(config)?;
     while state.step < config.optimise.steps && !stop.load(Ordering::Relaxed) {
-        let record = step(config, objective.as_ref(), &shapes, &mut state, &mut loader)?;
-        append(
-            &config.out.join("log.jsonl"),
-            &serde_json::to_string(&record).expect("plain JSON"),
-        )?;
-        watch(Event::Step(record));
-        let due = |every: usize| every > 0 && state.step.is_multiple_of(every);
-        if due(config.every.checkpoint) {
-            state.save(&config.out, &config_hash)?;
+        let done = step(config, objective.as_ref(), &shapes, &mut state, &mut loader)?;
+        for why in done.passed_over {
+            out.log(
+                &serde_json::json!({ "step": state.step, "passed_over": why }),
+                watch,
+            )?;
+            watch(Event::Note(format!("passed over {why}")));
         }
+        match (done.wrong, config.guard.action) {
+            (None, _) => {}
+            (Some(why), Action::Skip) if state.recent.in_a_row <= config.guard.patience => {
+                out.log(
+                    &serde_json::json!({ "step": state.step, "skipped": why }),
+                    watch,
+                )?;
+                watch(Event::Note(format!("step {} skipped: {why}", state.step)));
+            }
+            (Some(why), action) => {
+                // The step under way changed nothing but the count.
+                state.step -= 1;
+                state.recent.in_a_row -= 1;
+                out.log(
+                    &serde_json::json!({ "step": state.step, "stopped": why }),
+                    watch,
+                )?;
+                state.save(&config.out, &origin)?;
+                return Err(Error::Diverged(stopped(state.step + 1, &why, action)));
+            }
+        }
+        out.log(&done.record, watch)?;
+        watch(Event::Step(done.record));
+        let due = |every: usize| every > 0 && state.step.is_multiple_of(every);
+        // Before the checkpoint, so that a run resumed from it lacks no scores.
         if due(config.every.validate) && !validation.is_empty() {
-            let psnr = validate(config, objective.as_ref(), &shapes, &state, &validation)?;
-            let line = serde_json::json!({ "step": state.step, "validation_psnr": psnr });
-            append(&config.out.join("log.jsonl"), &line.to_string())?;
+            let values = result(config, &shapes, &state);
+            let scores = validation.run(config, objective.as_ref(), &values, state.step)?;
+            out.log(&scores.line(state.step), watch)?;
             watch(Event::Validated {
                 step: state.step,
-                psnr,
+                scores,
             });
         }
+        if due(config.every.checkpoint) {
+            state.save(&config.out, &origin)?;
+        }
     }
-    state.save(&config.out, &config_hash)?;
+    drop(loader);
+    state.save(&config.out, &origin)?;
     let samples = (0..MEASURED)
         .map(|i| photos.sample(i))
         .collect::<Result<Vec<_>, _>>()?;
@@ -146,14 +187,26 @@ pub fn run(
         "stage": config.stage,
         "steps": state.step,
         "images": state.step * batch,
-        "config_sha256": config_hash,
+        "config_sha256": origin.config,
         "data_sha256": photos.hash()?,
         "reclair": env!("CARGO_PKG_VERSION"),
     });
-    write_text(
-        &config.out.join("run.json"),
+    out.write(
+        "run.json",
         &serde_json::to_string_pretty(&about).expect("plain JSON"),
-    )
+    )?;
+    report::write(&config.out, &config.out.join("report.html"))
+}
+
+/// Why the run stopped at `step`, and what to do.
+fn stopped(step: usize, why: &str, action: Action) -> String {
+    let advice = match action {
+        Action::Stop => {
+            "give `action = \"skip\"` in [guard] and run it again to pass over such steps, or lower optimise.lr and start over"
+        }
+        Action::Skip => "too many steps in a row were skipped; lower optimise.lr and start over",
+    };
+    format!("step {step}: {why}; the steps before it are in the checkpoint; {advice}")
 }
 
 fn fresh(initial: Values) -> Result<State, Error> {
@@ -173,7 +226,16 @@ fn fresh(initial: Values) -> Result<State, Error> {
         values,
         optimiser: AdamW::default(),
         step: 0,
+        recent: Default::default(),
     })
+}
+
+/// What a step did.
+struct Done {
+    record: StepRecord,
+    /// Why its gradient was not used.
+    wrong: Option<String>,
+    passed_over: Vec<String>,
 }
 
 fn step(
@@ -182,42 +244,50 @@ fn step(
     shapes: &[(String, Vec<usize>)],
     state: &mut State,
     loader: &mut Loader,
-) -> Result<StepRecord, Error> {
+) -> Result<Done, Error> {
     let started = Instant::now();
-    let batch = loader.batch(config.optimise.batch)?;
+    let mut batch = loader.batch(config.optimise.batch)?;
+    let waited = started.elapsed().as_secs_f64();
+    let passed_over = batch
+        .iter_mut()
+        .flat_map(|sample| std::mem::take(&mut sample.passed_over))
+        .collect();
     let mut rng = stream(config.seed, &format!("step {}", state.step));
     let evaluation = kernels::with_products(config.optimise.precision.products(), || {
         objective.evaluate(&shaped(&state.values, shapes), &batch, &mut rng)
     })?;
     let mut gradients = evaluation.gradients;
     let gradient_norm = clip(&mut gradients, config.optimise.clip);
-    if !evaluation.loss.is_finite() || !gradient_norm.is_finite() {
-        return Err(Error::Diverged(format!(
-            "step {}: loss {} and gradient norm {gradient_norm} are no numbers; lower optimise.lr and resume from the checkpoint",
-            state.step + 1,
-            evaluation.loss
-        )));
-    }
     let lr = learning_rate(&config.optimise, state.step);
-    state
-        .optimiser
-        .step(&mut state.values, &gradients, lr, &config.optimise);
-    if config.optimise.ema_halflife_images > 0.0 {
-        average(
-            &mut state.average,
-            &state.values,
-            &config.optimise,
-            state.step,
-        );
+    let verdict = state
+        .recent
+        .judge(&config.guard, evaluation.loss, gradient_norm);
+    if verdict == Verdict::Sound {
+        state
+            .optimiser
+            .step(&mut state.values, &gradients, lr, &config.optimise);
+        if config.optimise.ema_halflife_images > 0.0 {
+            average(
+                &mut state.average,
+                &state.values,
+                &config.optimise,
+                state.step,
+            );
+        }
     }
     state.step += 1;
-    Ok(StepRecord {
-        step: state.step,
-        images: state.step * config.optimise.batch,
-        loss: evaluation.loss,
-        gradient_norm,
-        lr,
-        seconds: started.elapsed().as_secs_f64(),
+    Ok(Done {
+        record: StepRecord {
+            step: state.step,
+            images: state.step * config.optimise.batch,
+            loss: evaluation.loss,
+            gradient_norm,
+            lr,
+            seconds: started.elapsed().as_secs_f64(),
+            waited,
+        },
+        wrong: verdict.why(),
+        passed_over,
     })
 }
 
@@ -239,55 +309,6 @@ fn shaped(named: &Named, shapes: &[(String, Vec<usize>)]) -> Values {
         )
     };
     shapes.iter().map(data).collect()
-}
-
-/// Validation samples: a crop of each picture, degraded as in training.
-fn validation(config: &TrainConfig) -> Result<Vec<Sample>, Error> {
-    let Some(folder) = &config.data.validation else {
-        return Ok(vec![]);
-    };
-    let mut data = config.data.clone();
-    data.images.clone_from(folder);
-    data.null_text = 1.0;
-    let count = pictures_under(folder)?.len().min(SHOWN);
-    let photos = Photos::open(&data, config.seed.wrapping_add(1))?;
-    (0..count).map(|i| photos.sample(i)).collect()
-}
-
-fn validate(
-    config: &TrainConfig,
-    objective: &dyn Objective,
-    shapes: &[(String, Vec<usize>)],
-    state: &State,
-    samples: &[Sample],
-) -> Result<f64, Error> {
-    let values = result(config, shapes, state);
-    let mut rows = Vec::new();
-    let mut total = 0.0;
-    for (i, sample) in samples.iter().enumerate() {
-        let mut rng = stream(config.seed, &format!("validation {i}"));
-        let row = objective.show(&values, sample, &mut rng)?;
-        if let Some(result) = row.last() {
-            total += psnr(result, &sample.hq, Luma::Rgb)?;
-        }
-        rows.push(row);
-    }
-    pixels::io::save(
-        &grid(&rows),
-        config.out.join(format!("grid-{:07}.png", state.step)),
-    )?;
-    Ok(total / samples.len() as f64)
-}
-
-/// Pictures of one size, a row each.
-fn grid(rows: &[Vec<Image>]) -> Image {
-    let (w, h) = (rows[0][0].width, rows[0][0].height);
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(1);
-    Image::from_fn(w * columns, h * rows.len(), |c, y, x| {
-        rows[y / h]
-            .get(x / w)
-            .map_or(0.0, |image| image.plane(c)[(y % h) * w + x % w])
-    })
 }
 
 /// Tensors to go on from: those named with `prefix`, in `file` of `folder`.
@@ -377,19 +398,7 @@ fn hash(config: &TrainConfig) -> String {
     config.every = Default::default();
     config.data.cache_mb = 0;
     config.data.workers = 0;
+    config.guard = Default::default();
     let text = toml::to_string(&config).expect("plain TOML");
-    Sha256::digest(text)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
-fn append(path: &Path, line: &str) -> Result<(), Error> {
-    let open = OpenOptions::new().create(true).append(true).open(path);
-    open.and_then(|mut file| writeln!(file, "{line}"))
-        .map_err(|source| Error::io(path, source))
-}
-
-fn write_text(path: &Path, text: &str) -> Result<(), Error> {
-    Ok(priors::weights::write_atomically(path, text.as_bytes())?)
+    hex(&Sha256::digest(text))
 }

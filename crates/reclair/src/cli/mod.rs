@@ -1,12 +1,15 @@
 //! The command line: one file for each subcommand.
 
+mod captioner;
 mod convert;
+mod data;
 mod degrade;
 mod eval;
 mod export;
 mod info;
 mod jobs;
 mod lora;
+mod report;
 mod restore;
 mod table3;
 mod train;
@@ -34,6 +37,10 @@ enum Command {
     Eval(eval::Args),
     /// Train an autoencoder, a prior or an adapter.
     Train(train::Args),
+    /// Check, preview and caption training pictures.
+    Data(data::Args),
+    /// Write a training run's curves, scores and pictures as one HTML file.
+    Report(report::Args),
     /// Tell what a prior and an adapter are made of.
     Info(info::Args),
     /// Write a LoRA for other programs, or a prior with LoRA merged.
@@ -52,6 +59,8 @@ pub(crate) fn main() -> anyhow::Result<()> {
         Command::Degrade(args) => degrade::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Train(args) => train::run(&args),
+        Command::Data(args) => data::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Convert(args) => convert::run(&args),

@@ -39,6 +39,10 @@ pub(super) struct Args {
     /// What the picture shows.
     #[arg(long, default_value = "")]
     prompt: String,
+    /// A command that gets a picture's path as its last argument and prints in one line what it shows; kept beside the
+    /// picture as NAME.txt and read from there the next time.
+    #[arg(long, value_name = "CMD", conflicts_with = "prompt")]
+    captioner: Option<String>,
     /// What the result should not be; used with --cfg other than 1.
     #[arg(
         long,
@@ -347,6 +351,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     each(&jobs, |job| {
         if args.dry_run {
             return plan(job, &restorer, &options, args.json);
+        }
+        let mut options = options.clone();
+        if let Some(command) = &args.captioner {
+            options.prompt = super::captioner::caption(command, &job.input)?.0;
         }
         let line = one(job, &restorer, &options, &mut said)?;
         if args.json {

@@ -2,25 +2,27 @@
 //!
 //! Sample `i` of a run is the same whatever the number of workers and wherever the run was resumed.
 
+pub mod caption;
+mod loader;
+mod shard;
+mod source;
+
 use std::{
-    collections::{BTreeMap, HashMap},
-    path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
-    thread::JoinHandle,
+    collections::HashMap,
+    sync::{Arc, Mutex},
 };
 
 use pixels::{
     Image,
-    degrade::{Degradation, OutputSize, degrade},
+    degrade::{Degradation, Drawn, OutputSize, degrade},
     random::stream,
     resize::{Filter, scale},
 };
 use rand::RngExt;
 use sha2::{Digest, Sha256};
+
+pub use loader::Loader;
+pub use source::{Picture, pictures};
 
 use crate::{
     Error,
@@ -38,12 +40,21 @@ pub struct Sample {
     pub caption: String,
     /// Words for what was done to it.
     pub descriptors: Vec<&'static str>,
+    /// What was done to it.
+    pub drawn: Vec<Drawn>,
+    /// The photograph's name.
+    pub name: String,
+    /// Why photographs that were drawn before this one could not be decoded.
+    pub passed_over: Vec<String>,
 }
 
-/// The photographs of a folder and how samples are drawn from them.
+/// How many photographs that cannot be decoded a sample passes over before that is an error.
+const PASS_OVER: usize = 16;
+
+/// The photographs of a folder or of shards and how samples are drawn from them.
 #[derive(Debug)]
 pub struct Photos {
-    files: Vec<(PathBuf, String)>,
+    pictures: Vec<Picture>,
     data: Data,
     laws: Vec<(Degradation, f64)>,
     seed: u64,
@@ -68,26 +79,15 @@ impl Photos {
     /// Finds the pictures and captions of `data.images`.
     ///
     /// # Errors
-    /// An unreadable or empty folder, an unknown degradation.
+    /// What [`pictures`] refuses, an unknown degradation.
     pub fn open(data: &Data, seed: u64) -> Result<Self, Error> {
-        let mut files = Vec::new();
-        for path in pictures_under(&data.images)? {
-            let caption = std::fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
-            files.push((path, caption.trim().to_owned()));
-        }
-        if files.is_empty() {
-            return Err(Error::Input(format!(
-                "{}: holds no pictures; give a folder of photographs",
-                data.images.display()
-            )));
-        }
         let laws = data
             .degradations
             .iter()
             .map(law)
             .collect::<Result<_, _>>()?;
         Ok(Self {
-            files,
+            pictures: pictures(&data.images)?,
             data: data.clone(),
             laws,
             seed,
@@ -97,10 +97,28 @@ impl Photos {
 
     /// Captions of all photographs.
     pub fn captions(&self) -> Vec<String> {
-        self.files
-            .iter()
-            .map(|(_, caption)| caption.clone())
-            .collect()
+        let caption = |picture: &Picture| picture.caption.clone();
+        self.pictures.iter().map(caption).collect()
+    }
+
+    /// How many photographs there are.
+    pub fn count(&self) -> usize {
+        self.pictures.len()
+    }
+
+    /// SHA-256 over the names, sizes and captions of all photographs, in order: quick, and another where pictures
+    /// came, went or changed places, so that sample `i` is no longer the same.
+    ///
+    /// # Errors
+    /// A photograph that is gone.
+    pub fn list_hash(&self) -> Result<String, Error> {
+        let mut hash = Sha256::new();
+        for picture in &self.pictures {
+            hash.update(picture.file_name());
+            hash.update(picture.size()?.to_le_bytes());
+            hash.update(&picture.caption);
+        }
+        Ok(hex(&hash.finalize()))
     }
 
     /// SHA-256 over the names, sizes and contents of all photographs and captions, in order.
@@ -109,28 +127,26 @@ impl Photos {
     /// A photograph that cannot be read.
     pub fn hash(&self) -> Result<String, Error> {
         let mut hash = Sha256::new();
-        for (path, caption) in &self.files {
-            let bytes = std::fs::read(path).map_err(|source| Error::io(path, source))?;
-            hash.update(path.file_name().unwrap_or_default().as_encoded_bytes());
+        for picture in &self.pictures {
+            let bytes = picture.bytes()?;
+            hash.update(picture.file_name());
             hash.update(bytes.len().to_le_bytes());
             hash.update(&bytes);
-            hash.update(caption.as_bytes());
+            hash.update(&picture.caption);
         }
-        Ok(hash
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect())
+        Ok(hex(&hash.finalize()))
     }
 
-    /// Sample number `index`.
+    /// Sample number `index`. A photograph that cannot be decoded is passed over for another, drawn from a stream
+    /// of its own.
     ///
     /// # Errors
-    /// A photograph that cannot be decoded.
+    /// A photograph that cannot be read, or too many in a row that cannot be decoded.
     pub fn sample(&self, index: usize) -> Result<Sample, Error> {
         let mut rng = stream(self.seed, &format!("sample {index}"));
-        let which = rng.random_range(0..self.files.len());
-        let photo = self.photo(which)?;
+        let first = rng.random_range(0..self.pictures.len());
+        let (which, photo, passed_over) = self.decodable(index, first)?;
+        let name = self.pictures[which].name.clone();
         let size = self.data.crop_px;
         let [low, high] = self.data.reduce;
         let room = (photo.width.min(photo.height) as f64 / size as f64).max(1.0);
@@ -141,7 +157,7 @@ impl Photos {
         let caption = if rng.random::<f64>() < self.data.null_text {
             ""
         } else {
-            &self.files[which].1
+            &self.pictures[which].caption
         };
         let caption = caption.to_owned();
         let total: f64 = self.laws.iter().map(|(_, weight)| weight).sum();
@@ -156,6 +172,9 @@ impl Photos {
                 hq,
                 caption,
                 descriptors: vec![],
+                drawn: vec![],
+                name,
+                passed_over,
             });
         };
         let degraded = degrade(&hq, law, &mut rng, OutputSize::Input);
@@ -164,7 +183,32 @@ impl Photos {
             lq: degraded.image,
             caption,
             descriptors: degraded.descriptors,
+            drawn: degraded.drawn,
+            name,
+            passed_over,
         })
+    }
+
+    /// The photograph `first`, or the next one drawn for sample `index` that can be decoded.
+    fn decodable(
+        &self,
+        index: usize,
+        first: usize,
+    ) -> Result<(usize, Arc<Photo>, Vec<String>), Error> {
+        let mut which = first;
+        let mut passed_over = Vec::new();
+        loop {
+            match self.photo(which) {
+                Ok(photo) => return Ok((which, photo, passed_over)),
+                // What the disk refuses it may give the next time; the order of samples must not depend on that.
+                Err(Error::Picture(why)) if passed_over.len() < PASS_OVER => {
+                    passed_over.push(why.to_string());
+                    let again = format!("sample {index} again {}", passed_over.len());
+                    which = stream(self.seed, &again).random_range(0..self.pictures.len());
+                }
+                Err(why) => return Err(why),
+            }
+        }
     }
 
     fn photo(&self, which: usize) -> Result<Arc<Photo>, Error> {
@@ -177,7 +221,7 @@ impl Photos {
         {
             return Ok(photo.clone());
         }
-        let image = pixels::io::open(&self.files[which].0)?;
+        let image = self.pictures[which].open()?;
         let photo = Arc::new(Photo {
             width: image.width,
             height: image.height,
@@ -190,27 +234,6 @@ impl Photos {
         }
         Ok(photo)
     }
-}
-
-/// The pictures under `folder`, by name, sorted.
-///
-/// # Errors
-/// An unreadable folder.
-pub fn pictures_under(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut found = Vec::new();
-    let mut open = vec![folder.to_owned()];
-    while let Some(folder) = open.pop() {
-        for entry in std::fs::read_dir(&folder).map_err(|source| Error::io(&folder, source))? {
-            let path = entry.map_err(|source| Error::io(&folder, source))?.path();
-            if path.is_dir() {
-                open.push(path);
-            } else if pixels::io::is_picture_name(&path) {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
 }
 
 fn law(mix: &Mix) -> Result<(Degradation, f64), Error> {
@@ -231,7 +254,8 @@ fn law(mix: &Mix) -> Result<(Degradation, f64), Error> {
 /// A `size` x `size` crop of the photograph reduced by `factor`, mirrored half of the time.
 fn crop(photo: &Photo, size: usize, factor: f64, rng: &mut impl RngExt) -> Image {
     let side = (size as f64 * factor).round() as usize;
-    let (w, h) = (side.min(photo.width), side.min(photo.height));
+    let side = side.min(photo.width).min(photo.height);
+    let (w, h) = (side, side);
     let left = rng.random_range(0..=photo.width - w);
     let top = rng.random_range(0..=photo.height - h);
     let mirror = rng.random::<f64>() < 0.5;
@@ -242,61 +266,7 @@ fn crop(photo: &Photo, size: usize, factor: f64, rng: &mut impl RngExt) -> Image
     scale(&region, size, size, Filter::CatmullRom)
 }
 
-/// Samples in order, made ahead by worker threads.
-#[derive(Debug)]
-pub struct Loader {
-    ready: Receiver<(usize, Result<Sample, Error>)>,
-    early: BTreeMap<usize, Result<Sample, Error>>,
-    next: usize,
-    _workers: Vec<JoinHandle<()>>,
-}
-
-impl Loader {
-    /// Starts workers at sample `first`.
-    pub fn start(photos: Arc<Photos>, first: usize, ahead: usize) -> Self {
-        let (send, ready) = sync_channel(ahead.max(1));
-        let next = Arc::new(AtomicUsize::new(first));
-        let worker = |_| {
-            let (photos, next, send) = (photos.clone(), next.clone(), send.clone());
-            std::thread::spawn(move || work(&photos, &next, &send))
-        };
-        let workers = (0..photos.data.workers.max(1)).map(worker).collect();
-        Self {
-            ready,
-            early: BTreeMap::new(),
-            next: first,
-            _workers: workers,
-        }
-    }
-
-    /// The next `n` samples.
-    ///
-    /// # Errors
-    /// A photograph that cannot be decoded.
-    pub fn batch(&mut self, n: usize) -> Result<Vec<Sample>, Error> {
-        (0..n).map(|_| self.one()).collect()
-    }
-
-    fn one(&mut self) -> Result<Sample, Error> {
-        let wanted = self.next;
-        self.next += 1;
-        loop {
-            if let Some(sample) = self.early.remove(&wanted) {
-                return sample;
-            }
-            let (index, sample) = self.ready.recv().map_err(|_| {
-                Error::Input("the data workers stopped; report this as a bug".into())
-            })?;
-            self.early.insert(index, sample);
-        }
-    }
-}
-
-fn work(photos: &Photos, next: &AtomicUsize, send: &SyncSender<(usize, Result<Sample, Error>)>) {
-    loop {
-        let index = next.fetch_add(1, Ordering::Relaxed);
-        if send.send((index, photos.sample(index))).is_err() {
-            return;
-        }
-    }
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
