@@ -1,7 +1,7 @@
 //! Blocks that compression left: how much larger steps across a grid of 8 pixels are than other steps.
 //!
 //! A step is `|d(x) - (d(x-1) + d(x+1)) / 2|` with `d(x) = p(x+1) - p(x)`, so that slopes cancel. Steps are averaged for
-//! each `x mod 8` and `y mod 8`; the score is the largest mean over the mean of the other seven, averaged over both
+//! each `x mod 8` and `y mod 8`; the score is the largest mean over the second largest, averaged over both
 //! directions. A grid that was shifted by a crop is found too.
 
 /// Pictures with a shorter side say nothing.
@@ -32,10 +32,10 @@ fn direction(luma: &[f32], length: usize, lines: usize, next: usize, step: usize
             counts[x % 8] += 1;
         }
     }
-    let means: [f64; 8] = std::array::from_fn(|i| sums[i] / counts[i] as f64);
-    let largest = means.iter().copied().fold(0.0, f64::max);
-    let others = (means.iter().sum::<f64>() - largest) / 7.0;
-    (others > 1e-4).then(|| largest / others)
+    let mut means: [f64; 8] = std::array::from_fn(|i| sums[i] / counts[i] as f64);
+    means.sort_by(f64::total_cmp);
+    // Twice enlarged, every second mean is large; blocks make one.
+    (means[6] > 1e-4).then(|| means[7] / means[6])
 }
 
 #[cfg(test)]
@@ -60,9 +60,9 @@ mod tests {
         };
         let low = jpeg(&clean, 20);
         assert!(score(&clean) < 1.1, "{}", score(&clean));
-        assert!(score(&low) > 1.5, "{}", score(&low));
+        assert!(score(&low) > 1.3, "{}", score(&low));
         let cropped = low.crop(3, 5, 150, 140);
-        assert!(score(&cropped) > 1.5, "{}", score(&cropped));
+        assert!(score(&cropped) > 1.3, "{}", score(&cropped));
         assert_eq!(blockiness(&[0.5; 64 * 64], 64, 64), None, "flat");
     }
 }

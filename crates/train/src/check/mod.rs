@@ -48,7 +48,7 @@ impl Default for Limits {
             side_px: 256,
             jpeg_quality: 75,
             blockiness: 1.3,
-            fineness: 0.005,
+            fineness: 0.03,
         }
     }
 }

@@ -1,0 +1,87 @@
+//! A model so small that it trains in a test, pictures for it, and runs.
+
+use std::path::{Path, PathBuf};
+
+use super::{mini, picture, save};
+
+/// A toy model: mini's configurations with small networks.
+pub(crate) fn model(folder: &Path) -> PathBuf {
+    let model = folder.join("model");
+    let write = |file: &str, change: &dyn Fn(&mut serde_json::Value)| {
+        let json = std::fs::read(mini().join("prior").join(file)).expect("committed");
+        let mut json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        change(&mut json);
+        let to = model.join(file);
+        std::fs::create_dir_all(to.parent().expect("a folder")).expect("makes the folder");
+        std::fs::write(to, json.to_string()).expect("writes");
+    };
+    write("vae/config.json", &|json| {
+        json["block_out_channels"] = [8].into();
+        json["norm_num_groups"] = 2.into();
+        json["latent_channels"] = 4.into();
+    });
+    write("unet/config.json", &|json| {
+        json["block_out_channels"] = [8, 8, 16].into();
+        json["attention_head_dim"] = [1, 1, 2].into();
+        json["norm_num_groups"] = 4.into();
+        json["in_channels"] = 4.into();
+        json["out_channels"] = 4.into();
+        json["cross_attention_dim"] = 16.into();
+    });
+    write("text_encoder/config.json", &|json| {
+        json["hidden_size"] = 16.into();
+        json["intermediate_size"] = 32.into();
+        json["vocab_size"] = 600.into();
+        json["eos_token_id"] = 2.into();
+        json["num_hidden_layers"] = 1.into();
+    });
+    write("scheduler/scheduler_config.json", &|_| ());
+    write("tokenizer/tokenizer_config.json", &|_| ());
+    write("model_index.json", &|_| ());
+    model
+}
+
+pub(crate) fn photos(folder: &Path) {
+    let photos = folder.join("photos");
+    std::fs::create_dir(&photos).expect("makes the folder");
+    for (i, side) in [64, 72, 80].into_iter().enumerate() {
+        save(&photos, &format!("{i}.png"), &picture(side, 64));
+        std::fs::write(photos.join(format!("{i}.txt")), "a disc on waves").expect("writes");
+    }
+}
+
+/// Writes a run's configuration.
+pub(crate) fn config(
+    folder: &Path,
+    name: &str,
+    stage: &str,
+    model: &Path,
+    steps: usize,
+    more: &str,
+) -> PathBuf {
+    let adapter = if stage == "vae" {
+        ""
+    } else {
+        "[adapter]\n_class_name = \"UnetRestorationAdapter\"\nblock = \"D1\"\nafter = [0, 4]\nlq_channels = 4\nd_emb = 32\ngroups = 4\n"
+    };
+    let degradations = if stage == "vae" {
+        ""
+    } else {
+        "degradations = [{ preset = \"mild\", weight = 1.0 }]\n"
+    };
+    let toml = format!(
+        "stage = \"{stage}\"\nmodel = \"{}\"\nout = \"{name}\"\nstart = \"fresh\"\n\
+         [data]\nimages = \"photos\"\nvalidation = \"photos\"\ncrop_px = 32\n{degradations}\
+         [optimise]\nsteps = {steps}\nbatch = 2\nlr = 1e-3\nema_halflife_images = 100\n{more}\n\
+         [every]\ncheckpoint = 1\nvalidate = 2\n{adapter}",
+        model.display()
+    );
+    let path = folder.join(format!("{name}.toml"));
+    std::fs::write(&path, toml).expect("writes");
+    path
+}
+
+/// The trained weights of a run.
+pub(crate) fn weights(folder: &Path, run: &str, file: &str) -> Vec<u8> {
+    std::fs::read(folder.join(run).join(file)).expect("trained")
+}

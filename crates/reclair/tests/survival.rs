@@ -1,0 +1,328 @@
+//! What a training run survives: being killed at any moment, being asked to stop, a full disk, numbers that go wrong.
+
+#![cfg(unix)]
+
+mod program;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use pixels::random::stream;
+use program::{
+    refuses, said, text,
+    toy::{config, model, photos, weights},
+    works,
+};
+use rand::RngExt;
+
+const VAE: &str = "prior/vae/diffusion_pytorch_model.safetensors";
+
+/// A folder with pictures and a model.
+fn toy() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    photos(folder.path());
+    let model = model(folder.path());
+    (folder, model)
+}
+
+fn start(config: &Path) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_reclair"))
+        .args(["train", text(config)])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts")
+}
+
+/// The lines of a run's log.
+fn log(run: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(run.join("log.jsonl")).expect("a log");
+    text.lines()
+        .map(|line| serde_json::from_str(line).expect("a whole line"))
+        .collect()
+}
+
+fn lines(run: &Path) -> usize {
+    let log = std::fs::read(run.join("log.jsonl")).unwrap_or_default();
+    log.iter().filter(|&&byte| byte == b'\n').count()
+}
+
+/// Waits until `happened`, or says that the program ended before.
+fn until(child: &mut Child, mut happened: impl FnMut() -> bool) -> bool {
+    let started = Instant::now();
+    while !happened() {
+        if child.try_wait().expect("a child").is_some() {
+            return false;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(120),
+            "nothing happened in two minutes"
+        );
+    }
+    true
+}
+
+/// The files in `run` that are being written.
+fn half_written(run: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(run).into_iter().flatten();
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(".tmp")
+        })
+        .collect()
+}
+
+/// Whether a file that is being written is a checkpoint.
+fn is_checkpoint(path: &Path) -> bool {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    bytes.windows(8).take(4096).any(|part| part == b"average/")
+}
+
+/// Checks that each step was logged once, in order, and nothing half written is left.
+fn is_tidy(run: &Path, steps: u64) {
+    let logged: Vec<u64> = log(run)
+        .iter()
+        .filter(|line| line.get("loss").is_some())
+        .map(|line| line["step"].as_u64().expect("a step"))
+        .collect();
+    assert_eq!(logged, (1..=steps).collect::<Vec<_>>());
+    assert_eq!(half_written(run), Vec::<PathBuf>::new());
+}
+
+/// Kills the run of `config` at moments drawn from a seed, every second time in a checkpoint's write, until that hit
+/// `writes` times and other moments `others` times; returns how often it was killed.
+fn kill(config: &Path, run: &Path, writes: usize, others: usize) -> usize {
+    let mut rng = stream(6, "moments");
+    let (mut in_write, mut elsewhere) = (0, 0);
+    for round in 0..60 {
+        if in_write >= writes && elsewhere >= others {
+            return round;
+        }
+        let before = lines(run);
+        let more = rng.random_range(0..5);
+        let mut child = start(config);
+        // A resumed run first shortens its log to where the checkpoint is.
+        // Every fourth time while the program still loads; a resumed run shortens its log before it goes on.
+        if round % 4 != 2 {
+            assert!(until(&mut child, || lines(run) > before + more));
+        }
+        if round % 2 == 0 {
+            std::thread::sleep(Duration::from_micros(rng.random_range(0..30_000)));
+        } else {
+            assert!(until(&mut child, || half_written(run)
+                .iter()
+                .any(|path| is_checkpoint(path))));
+        }
+        child.kill().expect("killed");
+        let status = child.wait().expect("ended");
+        assert!(!status.success(), "it was killed before its end");
+        if half_written(run).iter().any(|path| is_checkpoint(path)) {
+            in_write += 1;
+        } else {
+            elsewhere += 1;
+        }
+    }
+    panic!("killed in {in_write} writes and {elsewhere} other moments of sixty");
+}
+
+#[test]
+fn a_killed_and_resumed_run_ends_with_the_same_bytes() {
+    const STEPS: usize = 400;
+    let (folder, model) = toy();
+    let at = folder.path();
+    let whole = config(at, "whole", "vae", &model, STEPS, "");
+    works(&["train", text(&whole)]);
+    is_tidy(&at.join("whole"), STEPS as u64);
+    let killed = config(at, "killed", "vae", &model, STEPS, "");
+    let run = at.join("killed");
+    kill(&killed, &run, 2, 6);
+    assert!(!run.join(VAE).exists(), "it was killed before its end");
+    works(&["train", text(&killed), "--resume"]);
+    assert!(weights(at, "whole", VAE) == weights(at, "killed", VAE));
+    is_tidy(&run, STEPS as u64);
+    // The optimiser, the average and what the guard remembers, too.
+    let file = "checkpoint.safetensors";
+    assert!(weights(at, "whole", file) == weights(at, "killed", file));
+    let losses = |name: &str| -> Vec<_> {
+        let line =
+            |line: serde_json::Value| (line["loss"].clone(), line["validation_psnr"].clone());
+        log(&at.join(name)).into_iter().map(line).collect()
+    };
+    assert_eq!(losses("whole"), losses("killed"));
+}
+
+#[test]
+fn a_killed_run_of_prior_and_adapter_ends_with_the_same_bytes() {
+    const STEPS: usize = 150;
+    let (folder, model) = toy();
+    let at = folder.path();
+    let vae = config(at, "vae", "vae", &model, 2, "");
+    works(&["train", text(&vae)]);
+    let prior = at.join("vae/prior");
+    let [whole, killed] =
+        ["whole", "killed"].map(|name| config(at, name, "joint", &prior, STEPS, ""));
+    works(&["train", text(&whole)]);
+    kill(&killed, &at.join("killed"), 1, 2);
+    works(&["train", text(&killed), "--resume"]);
+    for file in [
+        "prior/unet/diffusion_pytorch_model.safetensors",
+        "prior/text_encoder/model.safetensors",
+        "adapter/restoration_adapter/diffusion_pytorch_model.safetensors",
+        "checkpoint.safetensors",
+    ] {
+        assert!(
+            weights(at, "whole", file) == weights(at, "killed", file),
+            "{file}"
+        );
+    }
+    is_tidy(&at.join("killed"), STEPS as u64);
+}
+
+#[test]
+fn a_run_asked_to_stop_writes_a_checkpoint_and_goes_on() {
+    let (folder, model) = toy();
+    let at = folder.path();
+    let whole = config(at, "whole", "vae", &model, 200, "");
+    works(&["train", text(&whole)]);
+    let stopped = config(at, "stopped", "vae", &model, 200, "");
+    // None of the checkpoints that are due anyway.
+    let toml = std::fs::read_to_string(&stopped).expect("written");
+    std::fs::write(
+        &stopped,
+        toml.replace("checkpoint = 1", "checkpoint = 1000"),
+    )
+    .expect("writes");
+    assert!(refuses(&["train", text(&stopped), "--resume"]).contains("leave --resume out"));
+    let run = at.join("stopped");
+    let mut step = 0;
+    for (signal, enough) in [("TERM", 7), ("INT", 40)] {
+        let mut child = start(&stopped);
+        assert!(until(&mut child, || lines(&run) >= enough));
+        let sent = Command::new("kill")
+            .args([&format!("-{signal}"), &child.id().to_string()])
+            .status();
+        assert!(sent.expect("kill is there").success());
+        assert!(child.wait().expect("ended").success(), "{signal}");
+        let last = log(&run).last().expect("a line")["step"].as_u64();
+        let last = last.expect("a step");
+        assert!(step < last && last < 200, "{signal}: {step} {last}");
+        step = last;
+    }
+    works(&["train", text(&stopped), "--resume"]);
+    assert!(weights(at, "whole", VAE) == weights(at, "stopped", VAE));
+    is_tidy(&run, 200);
+}
+
+/// Runs `train` where no file can grow beyond so many bytes: what a full disk does to a large file.
+fn train_with_room_for(config: &Path, bytes: u64) -> std::process::Output {
+    // The signal would end the program; ignored, the write fails instead. `ulimit` counts in blocks of 512 bytes.
+    let script = format!(
+        "trap '' XFSZ; ulimit -f {}; exec \"$0\" train \"$1\"",
+        bytes / 512
+    );
+    Command::new("sh")
+        .args(["-c", &script, env!("CARGO_BIN_EXE_reclair"), text(config)])
+        .env("POSIXLY_CORRECT", "1")
+        .output()
+        .expect("a shell")
+}
+
+#[test]
+fn a_full_disk_leaves_the_last_checkpoint_whole() {
+    let (folder, model) = toy();
+    let at = folder.path();
+    let whole = config(at, "whole", "vae", &model, 40, "");
+    works(&["train", text(&whole)]);
+    let size = weights(at, "whole", "checkpoint.safetensors").len() as u64;
+    let full = config(at, "full", "vae", &model, 40, "");
+    let run = at.join("full");
+    let fails = || {
+        let output = train_with_room_for(&full, size / 2);
+        let said = said(&output);
+        assert!(!output.status.success(), "{said}");
+        let error = said.lines().find(|line| line.starts_with("error: "));
+        let error = error.expect("an error");
+        assert!(error.contains("checkpoint.safetensors") && error.contains("File too large"));
+        assert_eq!(half_written(&run), Vec::<PathBuf>::new());
+    };
+    fails();
+    assert!(!run.join("checkpoint.safetensors").exists());
+    let mut child = start(&full);
+    assert!(until(&mut child, || lines(&run) >= 8));
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+    let before = weights(at, "full", "checkpoint.safetensors");
+    fails();
+    assert!(before == weights(at, "full", "checkpoint.safetensors"));
+    works(&["train", text(&full)]);
+    assert!(weights(at, "whole", VAE) == weights(at, "full", VAE));
+}
+
+#[test]
+fn numbers_that_go_wrong_stop_the_run_or_are_skipped_and_recorded() {
+    let (folder, model) = toy();
+    let at = folder.path();
+    let change = |path: &Path, from: &str, to: &str| {
+        let toml = std::fs::read_to_string(path).expect("written");
+        assert!(toml.contains(from), "{from}");
+        std::fs::write(path, toml.replace(from, to)).expect("writes");
+    };
+    // A rate that throws the weights away at the first step.
+    let wild = config(at, "wild", "vae", &model, 30, "");
+    change(&wild, "lr = 1e-3", "lr = 1e38");
+    let line = refuses(&["train", text(&wild)]);
+    assert!(
+        line.contains("no numbers") && line.contains("[guard]"),
+        "{line}"
+    );
+    let record = log(&at.join("wild"));
+    let last = record.last().expect("a line");
+    assert!(
+        last["stopped"]
+            .as_str()
+            .expect("why")
+            .contains("no numbers")
+    );
+    assert!(at.join("wild/checkpoint.safetensors").is_file());
+    // The same run may pass over such steps, but not for ever.
+    change(
+        &wild,
+        "[every]",
+        "[guard]\naction = \"skip\"\npatience = 3\n[every]",
+    );
+    let line = refuses(&["train", text(&wild)]);
+    assert!(line.contains("in a row"), "{line}");
+    let skipped = |run: &str| -> usize {
+        let log = log(&at.join(run));
+        log.iter()
+            .filter(|line| line["skipped"].is_string())
+            .count()
+    };
+    assert_eq!(skipped("wild"), 3);
+    // A spike is what is above the median by little here, so that about half of the steps are.
+    let spiky = config(at, "spiky", "vae", &model, 60, "");
+    let guard = "[guard]\naction = \"skip\"\nspike = 1.000001\nwindow = 3\npatience = 60\n[every]";
+    change(&spiky, "[every]", guard);
+    works(&["train", text(&spiky)]);
+    let plain = config(at, "plain", "vae", &model, 60, "");
+    works(&["train", text(&plain)]);
+    assert!((5..40).contains(&skipped("spiky")), "{}", skipped("spiky"));
+    assert_eq!(skipped("plain"), 0);
+    assert!(weights(at, "spiky", VAE) != weights(at, "plain", VAE));
+    let page = std::fs::read_to_string(at.join("spiky/report.html")).expect("a report");
+    assert!(page.contains("times the median"));
+}
+
+#[test]
+fn changed_pictures_are_not_gone_on_with() {
+    let (folder, model) = toy();
+    let at = folder.path();
+    let run = config(at, "run", "vae", &model, 2, "");
+    works(&["train", text(&run)]);
+    std::fs::write(at.join("photos/0.txt"), "another caption").expect("writes");
+    assert!(refuses(&["train", text(&run)]).contains("other pictures or captions"));
+}
