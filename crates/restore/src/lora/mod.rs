@@ -132,7 +132,12 @@ impl Tap for Lora {
         if self.scale == 0.0 {
             return y;
         }
-        let low = kernels::linear(x, a.clone(), None);
-        y + kernels::linear(low, b.clone(), None) * self.scale
+        // Scaled where it is narrow: a pass over the wide result costs more than both products.
+        let mut low = kernels::linear(x, a.clone(), None);
+        if self.scale != 1.0 {
+            low = low * self.scale;
+        }
+        let term = kernels::linear(low, b.clone(), None);
+        kernels::add(y.unsqueeze_dim(0), term.unsqueeze_dim(0)).squeeze_dim(0)
     }
 }
