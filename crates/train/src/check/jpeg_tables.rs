@@ -91,7 +91,7 @@ mod tests {
         let annex = ANNEX_K.map(|k| k as u8);
         assert_eq!(jpeg_quality(&file(&annex)), Some(50));
         assert_eq!(jpeg_quality(&file(&[1; 64])), Some(100));
-        assert_eq!(jpeg_quality(&file(&annex.map(|k| (k + 1) / 2))), Some(75));
+        assert_eq!(jpeg_quality(&file(&annex.map(|k| k.div_ceil(2)))), Some(75));
     }
 
     #[test]

@@ -83,18 +83,18 @@ pub(super) fn chart(title: &str, axis: Axis, series: &[Series]) -> String {
     );
     for tick in ticks(y0, y1) {
         let (y, text) = (py(tick), number(if log { 10_f64.powf(tick) } else { tick }));
-        let _ = write!(
+        let _ = writeln!(
             svg,
-            "<path d=\"M{LEFT} {y:.1}H{}\" stroke=\"#ddd\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>\n",
+            "<path d=\"M{LEFT} {y:.1}H{}\" stroke=\"#ddd\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>",
             WIDTH - RIGHT,
             LEFT - 6.0,
             y + 4.0
         );
     }
     for tick in ticks(x0, x1) {
-        let _ = write!(
+        let _ = writeln!(
             svg,
-            "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n",
+            "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
             px(tick),
             HEIGHT - 8.0,
             number(tick)

@@ -70,7 +70,7 @@ pub fn page(folder: &Path) -> Result<String, Error> {
     for (title, text) in [("Configuration", config), ("Result", optional("run.json"))] {
         if let Some(text) = text {
             let text = escape(text.trim());
-            let _ = write!(page, "<h2>{title}</h2>\n<pre>{text}</pre>\n");
+            let _ = writeln!(page, "<h2>{title}</h2>\n<pre>{text}</pre>");
         }
     }
     Ok(page)
@@ -212,9 +212,9 @@ fn pictures(folder: &Path) -> Result<String, Error> {
             Format::Jpeg,
             &format!("step {step}"),
         )?;
-        let _ = write!(
+        let _ = writeln!(
             page,
-            "<figure>{tag}<figcaption>Step {step}</figcaption></figure>\n"
+            "<figure>{tag}<figcaption>Step {step}</figcaption></figure>"
         );
     }
     Ok(page)

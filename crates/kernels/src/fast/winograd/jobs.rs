@@ -227,8 +227,9 @@ impl Job for TransformBack<'_> {
                         unsafe { s.store(lanes[r * STEP + c].as_mut_ptr(), v) };
                     }
                 }
-                for lane in 0..S::LANES.min(tiles - t0) {
-                    let tile = self.first_tile + t0 + lane;
+                let first = self.first_tile + t0;
+                for tile in first..first + S::LANES.min(tiles - t0) {
+                    let lane = tile - first;
                     let image = tile / (grid_rows * grid_cols);
                     let (y0, x0) = (tile / grid_cols % grid_rows * STEP, tile % grid_cols * STEP);
                     let columns = STEP.min(ow - x0);
