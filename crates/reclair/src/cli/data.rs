@@ -48,7 +48,7 @@ struct CheckArgs {
     /// The lowest JPEG quality that is not a finding.
     #[arg(long, default_value_t = Limits::default().jpeg_quality)]
     min_quality: u8,
-    /// How much larger steps across a grid of 8 pixels may be than others.
+    /// How much larger steps at one place of a grid of 8 pixels may be than at the next strongest.
     #[arg(long, default_value_t = Limits::default().blockiness)]
     max_blockiness: f64,
     /// The least power of the finest detail relative to coarser detail.

@@ -1,4 +1,4 @@
-//! Blocks that compression left: how much larger steps across a grid of 8 pixels are than other steps.
+//! Blocks that compression left: how much larger steps at one place of a grid of 8 pixels are than at the next strongest.
 //!
 //! A step is `|d(x) - (d(x-1) + d(x+1)) / 2|` with `d(x) = p(x+1) - p(x)`, so that slopes cancel. Steps are averaged for
 //! each `x mod 8` and `y mod 8`; the score is the largest mean over the second largest, averaged over both
