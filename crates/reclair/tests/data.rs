@@ -1,0 +1,265 @@
+//! `data check|preview|caption`, shards, `--captioner` and `report`.
+
+mod program;
+
+use std::path::{Path, PathBuf};
+
+use pixels::Image;
+use program::{
+    picture, refuses, said, save, text,
+    toy::{config, model, photos, weights},
+    works,
+};
+use serde_json::Value;
+
+/// Texture that no enlargement has: neighbours differ.
+fn fine(width: usize, height: usize, seed: usize) -> Image {
+    Image::from_fn(width, height, |c, y, x| {
+        let hash = (x * 73 + y * 151 + c * 31 + seed * 977).wrapping_mul(2_654_435_761) >> 7;
+        let noise = (hash % 1000) as f32 / 1000.0 - 0.5;
+        let wave = (x as f32 * 0.03 + seed as f32).sin() * (y as f32 * 0.05).cos();
+        (0.5 + 0.25 * wave + 0.2 * noise).clamp(0.0, 1.0)
+    })
+}
+
+fn lines(output: &std::process::Output) -> Vec<Value> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = |line| serde_json::from_str(line).expect("a JSON line");
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn check_finds_what_is_wrong_and_nothing_else() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let good = fine(300, 280, 1);
+    save(at, "a_good.png", &good);
+    save(at, "b_good.png", &fine(300, 280, 2));
+    save(at, "c_small.png", &fine(100, 300, 3));
+    std::fs::copy(at.join("a_good.png"), at.join("d_same.png")).expect("copies");
+    let mut lighter = good.clone();
+    lighter
+        .rgb
+        .iter_mut()
+        .for_each(|v| *v = (*v + 0.01).min(1.0));
+    save(at, "e_like.png", &lighter);
+    std::fs::write(at.join("f_broken.png"), b"nothing").expect("writes");
+    let large = pixels::resize::scale(
+        &fine(160, 150, 4),
+        320,
+        300,
+        pixels::resize::Filter::CatmullRom,
+    );
+    save(at, "g_enlarged.png", &large);
+    std::fs::write(at.join("a_good.txt"), "texture").expect("writes");
+    let output = works(&["data", "check", text(at), "--json"]);
+    let found: Vec<(String, String)> = lines(&output)
+        .iter()
+        .map(|line| {
+            let file = Path::new(line["file"].as_str().expect("a name"));
+            let name = file.file_name().expect("a name").to_string_lossy();
+            (
+                name[..1].to_owned(),
+                line["kind"].as_str().expect("a kind").to_owned(),
+            )
+        })
+        .collect();
+    let wanted = [
+        ("c", "too_small"),
+        ("d", "duplicate"),
+        ("e", "duplicate"),
+        ("f", "unreadable"),
+        ("g", "enlarged"),
+    ];
+    assert_eq!(found, wanted.map(|(a, b)| (a.to_owned(), b.to_owned())));
+    assert!(
+        said(&output).contains("7 pictures, 1 with a caption: 5 findings"),
+        "{}",
+        said(&output)
+    );
+    // A limit is an option.
+    let fewer = works(&["data", "check", text(at), "--min-side", "100", "--json"]);
+    assert_eq!(lines(&fewer).len(), 4);
+    assert!(refuses(&["data", "check", text(&at.join("none"))]).contains("none"));
+}
+
+#[test]
+fn preview_shows_the_first_samples_and_says_what_was_drawn() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    photos(at);
+    let images = at.join("photos");
+    let sheet = |name: &str| {
+        let out = at.join(name);
+        let args = [
+            "data",
+            "preview",
+            text(&images),
+            "--crop",
+            "32",
+            "--count",
+            "3",
+            "--preset",
+            "mixture",
+        ];
+        let lines = lines(&works(&[&args[..], &["-o", text(&out)]].concat()));
+        (std::fs::read(out).expect("written"), lines)
+    };
+    let (first, lines) = sheet("a.png");
+    assert!(first == sheet("b.png").0, "the same seed");
+    assert_eq!(lines.len(), 3);
+    for line in &lines {
+        assert_eq!(line["caption"], "a disc on waves");
+        assert!(
+            line["descriptors"].to_string().contains("compressed"),
+            "{line}"
+        );
+        assert!(!line["drawn"].as_array().expect("a list").is_empty());
+    }
+    let image = pixels::io::open(&at.join("a.png")).expect("a picture");
+    assert!(
+        image.width >= 64 && image.height >= 96,
+        "{}x{}",
+        image.width,
+        image.height
+    );
+    let page = String::from_utf8(sheet("a.html").0).expect("text");
+    assert!(page.contains("data:image/png;base64,") && page.contains("a disc on waves"));
+    assert!(!page.contains("http"), "nothing from elsewhere");
+}
+
+/// A shard of the toy's pictures and captions, in this order.
+fn shard(folder: &Path, name: &str, pictures: &[usize]) -> PathBuf {
+    let path = folder.join(name);
+    let mut tar = tar::Builder::new(std::fs::File::create(&path).expect("creates"));
+    for i in pictures {
+        for kind in ["png", "txt"] {
+            let file = format!("{i}.{kind}");
+            tar.append_path_with_name(folder.join("photos").join(&file), &file)
+                .expect("appends");
+        }
+    }
+    tar.finish().expect("ends");
+    path
+}
+
+#[test]
+fn shards_train_like_their_pictures_whatever_the_number_of_workers() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    photos(at);
+    let shards = at.join("shards");
+    std::fs::create_dir(&shards).expect("makes the folder");
+    std::fs::rename(shard(at, "one.tar", &[0, 1]), shards.join("one.tar")).expect("moves");
+    std::fs::rename(shard(at, "two.tar", &[2]), shards.join("two.tar")).expect("moves");
+    let model = model(at);
+    let vae = "prior/vae/diffusion_pytorch_model.safetensors";
+    let mut results = Vec::new();
+    for (name, images, workers) in [
+        ("files", "photos", 1),
+        ("one", "shards", 1),
+        ("many", "shards", 4),
+    ] {
+        let run = config(at, name, "vae", &model, 6, "");
+        let toml = std::fs::read_to_string(&run).expect("written");
+        let data = format!("[data]\nworkers = {workers}\nimages = \"{images}\"");
+        std::fs::write(&run, toml.replace("[data]\nimages = \"photos\"", &data)).expect("writes");
+        works(&["train", text(&run)]);
+        results.push(weights(at, name, vae));
+    }
+    assert!(
+        results[0] == results[1],
+        "shards hold the same pictures in the same order"
+    );
+    assert!(results[1] == results[2], "four workers");
+    let preview = works(&[
+        "data",
+        "preview",
+        text(&shards),
+        "--crop",
+        "32",
+        "-o",
+        text(&at.join("p.png")),
+    ]);
+    assert!(
+        lines(&preview)
+            .iter()
+            .all(|line| line["caption"] == "a disc on waves")
+    );
+    // A shard that was cut short is said, and so is a compressed one.
+    let one = shards.join("one.tar");
+    let bytes = std::fs::read(&one).expect("reads");
+    std::fs::write(&one, &bytes[..bytes.len() / 3]).expect("writes");
+    let line = refuses(&["data", "check", text(&shards)]);
+    assert!(line.contains("one.tar") && line.contains("again"), "{line}");
+    std::fs::rename(&one, shards.join("one.tar.gz")).expect("moves");
+    assert!(refuses(&["data", "check", text(&shards)]).contains("compressed shards"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_captioner_is_asked_once_and_its_words_are_kept() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let images = at.join("with space");
+    std::fs::create_dir(&images).expect("makes the folder");
+    for name in ["a.png", "b.png"] {
+        save(&images, name, &picture(24, 24));
+    }
+    std::fs::write(images.join("b.txt"), "already said").expect("writes");
+    let asked = at.join("asked");
+    let says = format!(
+        "printf 'x\\n' >> '{}'; echo; echo '  blurry  '; echo more #",
+        text(&asked)
+    );
+    // The path is the command's last argument, which the comment sign swallows here.
+    let caption = ["data", "caption", text(&images), "--captioner", &says];
+    assert!(said(&works(&caption)).contains("2 pictures, 1 captions written"));
+    let read = |path: &Path| std::fs::read_to_string(path).expect("written");
+    assert_eq!(read(&images.join("a.txt")), "blurry\n");
+    assert_eq!(read(&images.join("b.txt")), "already said");
+    works(&caption);
+    assert_eq!(read(&asked), "x\n", "asked once");
+    // The path is given whole.
+    std::fs::remove_file(images.join("a.txt")).expect("removes");
+    works(&["data", "caption", text(&images), "--captioner", "basename"]);
+    assert_eq!(read(&images.join("a.txt")), "a.png\n");
+    std::fs::remove_file(images.join("a.txt")).expect("removes");
+    assert!(refuses(&["data", "caption", text(&images), "--captioner", "false"]).contains("false"));
+    // In `restore` the caption is the prompt.
+    let (input, out) = (images.join("a.png"), at.join("out.png"));
+    let restore = |more: &[&str]| {
+        let args = [
+            "restore",
+            text(&input),
+            "-o",
+            text(&out),
+            "--steps",
+            "2",
+            "--strength",
+            "0.9",
+        ];
+        works(&[&args[..], more].concat());
+        std::fs::read(&out).expect("written")
+    };
+    let bare = restore(&[]);
+    let captioned = restore(&["--captioner", "echo blurry #"]);
+    assert!(captioned == restore(&["--prompt", "blurry"]) && captioned != bare);
+}
+
+#[test]
+fn a_report_is_made_of_a_run_and_refused_without_one() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    photos(at);
+    let run = config(at, "run", "vae", &model(at), 4, "");
+    works(&["train", text(&run)]);
+    let page = at.join("page.html");
+    works(&["report", text(&at.join("run")), "-o", text(&page)]);
+    let page = std::fs::read_to_string(page).expect("written");
+    for part in ["<svg", "data:image/", "Step 4", "</figure>"] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(!page.contains("<script") && !page.contains("src=\"http"));
+    assert!(refuses(&["report", text(&at.join("photos"))]).contains("log.jsonl"));
+}
