@@ -21,7 +21,7 @@ use priors::{
     weights::{Init, Weights},
 };
 
-use super::{DitAdapterConfig, Scale, config::sites_after};
+use super::{DitAdapterConfig, Scale, acting, config::sites_after};
 use crate::Error;
 
 /// Epsilon of the layer norms, the prior's own.
@@ -113,14 +113,7 @@ impl DitAdapter {
 
     /// The flow that goes on after segment `i`: changed where an adapter stands, else as it came.
     pub fn after(&self, i: usize, flow: MmDitFlow, lq: &[Tensor<3>], scale: &Scale) -> MmDitFlow {
-        if scale.is_zero() {
-            return flow;
-        }
-        let Some(at) = self
-            .adapters
-            .iter()
-            .position(|adapter| adapter.segment == i)
-        else {
+        let Some(at) = acting(&self.adapters, |adapter| adapter.segment, i, scale) else {
             return flow;
         };
         let term = self.adapters[at].term(&flow.image, &flow.emb, lq[at].clone());

@@ -107,6 +107,19 @@ impl Scale {
     }
 }
 
+/// Which of a prior's `adapters` changes the flow after segment `i` at this scale.
+fn acting<T>(
+    adapters: &[T],
+    segment: impl Fn(&T) -> usize,
+    i: usize,
+    scale: &Scale,
+) -> Option<usize> {
+    if scale.is_zero() {
+        return None;
+    }
+    adapters.iter().position(|adapter| segment(adapter) == i)
+}
+
 /// All adapters of a prior.
 #[derive(Clone, Debug)]
 pub enum RestorationAdapter {

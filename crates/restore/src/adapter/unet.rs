@@ -22,7 +22,7 @@ use priors::{
 };
 
 use super::{
-    BlockKind, Scale, UnetAdapterConfig,
+    BlockKind, Scale, UnetAdapterConfig, acting,
     block::{Block, Input},
     config::sites_after,
 };
@@ -165,14 +165,7 @@ impl UnetAdapter {
 
     /// The flow that goes on after segment `i`: changed where an adapter stands, else as it came.
     pub fn after(&self, i: usize, flow: UnetFlow, lq: &[Tensor<4>], scale: &Scale) -> UnetFlow {
-        if scale.is_zero() {
-            return flow;
-        }
-        let Some(at) = self
-            .adapters
-            .iter()
-            .position(|adapter| adapter.segment == i)
-        else {
+        let Some(at) = acting(&self.adapters, |adapter| adapter.segment, i, scale) else {
             return flow;
         };
         let term = self.adapters[at].term(&flow.sample, &flow.emb, lq[at].clone());
