@@ -83,11 +83,8 @@ impl Restorer {
         };
         let denoiser = self.denoiser(conditioning, options, &schedule, &lq, &tiles);
         let tile = cut(&c_lq, seen[0]);
-        let (_, mut call_s) = settled(|| denoiser.one(0, tile.clone(), schedule.levels[0]));
-        if !kept {
-            // The call has made the features, as every call will.
-            call_s = call_s.max(lq_s);
-        }
+        // Features that are not kept are made in every call, in this one too.
+        let (_, call_s) = settled(|| denoiser.one(0, tile.clone(), schedule.levels[0]));
         let (vae_tiles, n) = (latent.tiles().len(), seen.len());
         let lq_total = if kept { n as f64 * lq_s } else { 0.0 };
         let seconds = prepare_s
