@@ -50,3 +50,13 @@ pub(crate) fn only(
         }
     }
 }
+
+/// Refuses sizes that no known transformer has, before any of them is allocated or walked: 0, widths above 65,536, more than
+/// 1,000 blocks.
+pub(crate) fn sizes(sizes: &[usize], blocks: usize, origin: &Path) -> Result<(), Error> {
+    if sizes.iter().any(|size| !(1..=1 << 16).contains(size)) || !(1..=1000).contains(&blocks) {
+        let what = "a size is 0 or beyond any known transformer; take config.json from the model's own folder";
+        return Err(Error::input(origin, what));
+    }
+    Ok(())
+}

@@ -9,7 +9,8 @@ use priors::{
     clip::ClipText,
     folder::Folder,
     kind::Kind,
-    known::{self, TransformerConfig, transformer_shapes},
+    known,
+    mmdit::MmDit,
     single_file::{EncoderNames, OpenClipNames, TransformerNames, UnetNames, VaeNames},
     unet::Unet,
     vae::AutoencoderKl,
@@ -149,14 +150,9 @@ fn full_size_names_are_those_of_diffusers() {
     for (what, kind, layers) in transformers {
         let file = "transformer/config.json";
         let json = configs(kind).json(file).expect("there");
-        let config = TransformerConfig::from_json(&json, Path::new(file)).expect("supported");
-        check(
-            what,
-            network,
-            &TransformerNames { layers },
-            transformer_shapes(&config),
-            &[],
-        );
+        let w = Weights::blank(&Device::flex());
+        MmDit::from_json(&json, Path::new(file), &w).expect("supported");
+        check(what, network, &TransformerNames { layers }, w.shapes(), &[]);
     }
 }
 

@@ -59,10 +59,18 @@ impl ClipConfig {
     pub fn from_json(value: &Value, origin: &Path) -> Result<Self, Error> {
         json::only(value, origin, "model_type", &["clip_text_model".into()])?;
         let config: Self = json::config(value, origin)?;
-        if config.num_attention_heads == 0
-            || !config
-                .hidden_size
-                .is_multiple_of(config.num_attention_heads)
+        let sizes = [
+            config.vocab_size,
+            config.hidden_size,
+            config.intermediate_size,
+            config.num_attention_heads,
+            config.max_position_embeddings,
+            config.projection_dim.unwrap_or(1),
+        ];
+        json::sizes(&sizes, config.num_hidden_layers, origin)?;
+        if !config
+            .hidden_size
+            .is_multiple_of(config.num_attention_heads)
         {
             return Err(Error::input(
                 origin,

@@ -4,7 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{TransformerConfig, transformer_shapes};
+use burn::tensor::Device;
+
+use crate::{
+    Error,
+    mmdit::{MmDit, MmDitConfig},
+    weights::Weights,
+};
 
 /// What of the U-Net's way down and middle a ControlNet copies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,14 +85,19 @@ pub fn controlnet_of_unet(shapes: &BTreeMap<String, Vec<usize>>, trim: &Trim) ->
 ///
 /// [`Trim::Stock`] is diffusers' with its own embedders and one linear map from zero for each block; a copy shares the
 /// prior's patch and context embedders, its last block has no context output, and one more map stands before it.
-pub fn controlnet_of_transformer(config: &TransformerConfig, blocks: usize, trim: &Trim) -> usize {
+///
+/// # Errors
+/// A configuration of absurd size.
+pub fn controlnet_of_transformer(
+    config: &MmDitConfig,
+    blocks: usize,
+    trim: &Trim,
+) -> Result<usize, Error> {
     let stock = *trim == Trim::Stock;
     // One block more than diffusers copies, so that none of these is the last with its shorter context stream.
-    let cut = TransformerConfig {
-        num_layers: if stock { blocks + 1 } else { blocks },
-        ..config.clone()
-    };
-    let d = config.d();
+    let mut cut = config.clone();
+    cut.num_layers = if stock { blocks + 1 } else { blocks };
+    let d = config.width();
     let copied = |name: &str| {
         let parts: Vec<&str> = name.split('.').collect();
         match parts[0] {
@@ -99,7 +110,9 @@ pub fn controlnet_of_transformer(config: &TransformerConfig, blocks: usize, trim
             _ => false,
         }
     };
-    let shapes = transformer_shapes(&cut);
+    let w = Weights::blank(&Device::flex());
+    MmDit::new(cut, &w)?;
+    let shapes = w.shapes();
     let own: usize = shapes
         .iter()
         .filter(|(name, _)| copied(name))
@@ -112,5 +125,5 @@ pub fn controlnet_of_transformer(config: &TransformerConfig, blocks: usize, trim
         .map(|(_, shape)| size(shape))
         .sum();
     let zeros = if stock { blocks } else { blocks + 1 };
-    own + zeros * (d * d + d) + if stock { patch } else { 0 }
+    Ok(own + zeros * (d * d + d) + if stock { patch } else { 0 })
 }

@@ -4,10 +4,8 @@
 //! Source: the config.json files of stabilityai's SDXL base 1.0, SD3 medium, SD3.5 medium and SD3.5 large.
 
 mod controlnet;
-mod transformer;
 
 pub use controlnet::{Trim, controlnet_of_transformer, controlnet_of_unet};
-pub use transformer::{TransformerConfig, transformer_shapes};
 
 use crate::{folder::Folder, kind::Kind};
 

@@ -52,15 +52,15 @@ impl MmDitConfig {
             config.in_channels,
             config.out_channels(),
             config.patch_size,
-            config.num_layers,
             config.width(),
             config.joint_attention_dim,
             config.pooled_projection_dim,
             config.pos_embed_max_size,
         ];
-        if sizes.contains(&0) || config.caption_projection_dim != config.width() {
-            let what = "a size is 0, or caption_projection_dim is not heads times attention_head_dim; take config.json \
-                        from the model's own folder";
+        json::sizes(&sizes, config.num_layers, origin)?;
+        if config.caption_projection_dim != config.width() {
+            let what = "caption_projection_dim is not heads times attention_head_dim; take config.json from the model's own \
+                        folder";
             return Err(Error::input(origin, what));
         }
         if let Some(layer) = config

@@ -55,15 +55,14 @@ impl T5Config {
             config.d_kv,
             config.d_ff,
             config.num_heads,
-            config.num_layers,
         ];
+        json::sizes(&sizes, config.num_layers, origin)?;
         let buckets = config.relative_attention_num_buckets;
-        if sizes.contains(&0)
-            || buckets < 4
+        if buckets < 4
             || !buckets.is_multiple_of(4)
             || config.relative_attention_max_distance <= buckets / 4
         {
-            let what = "a size is 0 or the relative positions make no sense; take config.json from the model's own folder";
+            let what = "the relative positions make no sense; take config.json from the model's own folder";
             return Err(Error::input(origin, what));
         }
         Ok(config)

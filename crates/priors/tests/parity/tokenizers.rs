@@ -123,3 +123,34 @@ fn token_ids_of_sd3s_own_tokenizers() {
         assert!(got[wanted.len()..].iter().all(|&id| id == 0));
     }
 }
+
+#[test]
+fn openais_vocabulary_is_in_the_program() {
+    let tokenizer =
+        |pad: &str| ClipTokenizer::embedded(&json!({ "pad_token": pad }), 8).expect("known");
+    let end = 49_407;
+    // The ids of CLIP's own tests: "hi there" is 1883 997.
+    assert_eq!(
+        tokenizer("<|endoftext|>").encode("Hi   THERE").ids,
+        [49_406, 1883, 997, end, end, end, end, end]
+    );
+    assert_eq!(
+        tokenizer("!").encode("hi there").ids,
+        [49_406, 1883, 997, end, 0, 0, 0, 0]
+    );
+    assert_eq!(tokenizer("!").largest_id(), end);
+    let long = tokenizer("!").encode("a a a a a a a a");
+    assert_eq!((long.ids.len(), long.dropped), (8, 2));
+    let golden: Value = serde_json::from_slice(&read("tokenizer_openai.json")).expect("JSON");
+    let cases = golden["cases"].as_array().expect("a list");
+    assert_eq!(cases.len(), 12);
+    for case in cases {
+        let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).expect("ids");
+        let prompt = case["prompt"].as_str().expect("text");
+        let tokenizer = ClipTokenizer::embedded(&Value::Null, ids.len()).expect("known");
+        let tokens = tokenizer.encode(prompt);
+        assert_eq!((tokens.ids, tokens.dropped), (ids, 0), "{prompt:?}");
+    }
+    let why = ClipTokenizer::embedded(&json!({ "pad_token": "x" }), 8).expect_err("unknown");
+    assert!(why.to_string().contains("pads with a token"));
+}

@@ -9,7 +9,7 @@ use priors::{
     flow::Prior,
     folder::Folder,
     kind::Kind,
-    known::{self, TransformerConfig, Trim},
+    known::{self, Trim},
     weights::Weights,
 };
 use restore::{
@@ -70,7 +70,6 @@ pub(super) struct Counted {
     pub(super) network: AnyPrior,
     /// Names and shapes of its tensors.
     pub(super) shapes: BTreeMap<String, Vec<usize>>,
-    transformer: Option<TransformerConfig>,
 }
 
 impl Counted {
@@ -78,18 +77,9 @@ impl Counted {
     pub(super) fn open(folder: &Folder) -> anyhow::Result<Self> {
         let w = Weights::blank(&Device::flex());
         let network = AnyPrior::from_folder(folder, &w)?;
-        let transformer = match network.kind() {
-            Architecture::Unet => None,
-            Architecture::MmDit => {
-                let file = "transformer/config.json";
-                let (json, path) = (folder.json(file)?, folder.path(file));
-                Some(TransformerConfig::from_json(&json, &path)?)
-            }
-        };
         Ok(Self {
             network,
             shapes: w.shapes(),
-            transformer,
         })
     }
 
@@ -153,14 +143,14 @@ impl Counted {
             layers: vec![2, 2, 1],
             depths: vec![0, 1, 10],
         };
-        let controlnet = match (model.0, &self.transformer) {
+        let controlnet = match (model.0, &self.network) {
             (Kind::SdxlBase, _) => Some(ControlNets {
                 paper: known::controlnet_of_unet(&self.shapes, &copy),
                 diffusers: known::controlnet_of_unet(&self.shapes, &Trim::Stock),
             }),
-            (Kind::Sd3Medium, Some(config)) => Some(ControlNets {
-                paper: known::controlnet_of_transformer(config, 6, &copy),
-                diffusers: known::controlnet_of_transformer(config, 6, &Trim::Stock),
+            (Kind::Sd3Medium, AnyPrior::MmDit(mmdit)) => Some(ControlNets {
+                paper: known::controlnet_of_transformer(mmdit.config(), 6, &copy)?,
+                diffusers: known::controlnet_of_transformer(mmdit.config(), 6, &Trim::Stock)?,
             }),
             _ => None,
         };
