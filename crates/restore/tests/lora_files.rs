@@ -115,6 +115,20 @@ fn every_form_merges_as_in_diffusers() {
 }
 
 #[test]
+fn a_damaged_configuration_beside_the_file_is_refused() {
+    let (golden, file) = open();
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let folder = prior(place.path(), "unet", &golden.config());
+    let beside = place.path().join("adapter");
+    std::fs::create_dir(&beside).expect("makes the folder");
+    let path = form(&file, place.path(), "peft");
+    std::fs::rename(path, beside.join("adapter_model.safetensors")).expect("moves");
+    std::fs::write(beside.join("adapter_config.json"), "{\"lora_alpha\":").expect("writes");
+    let why = merged(folder, &[(&beside, 1.0)]).expect_err("its strength is unknown");
+    assert!(why.to_string().contains("adapter_config.json"), "{why}");
+}
+
+#[test]
 fn fused_projections_of_sd3_merge_as_in_the_original_weights() {
     let (golden, file) = open();
     let place = tempfile::tempdir().expect("a temporary folder");

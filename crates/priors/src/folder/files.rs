@@ -66,7 +66,7 @@ impl Folder {
     /// A missing or unreadable file.
     pub fn read(&self, file: &str) -> Result<Bytes, Error> {
         let missing = || {
-            let what = "is missing; give a folder in diffusers' layout (unet, vae, text_encoder, tokenizer, scheduler)";
+            let what = "is missing; give a folder in diffusers' layout (unet or transformer, vae, text_encoder, tokenizer, scheduler)";
             Error::input(self.path(file), what)
         };
         match self {

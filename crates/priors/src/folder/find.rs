@@ -122,6 +122,7 @@ fn snapshot(repository: &Path) -> Result<PathBuf, Error> {
 /// The only checkpoint that can restore in `folder`, in its `models`, or in their `checkpoints`, `diffusion_models` and `unet`.
 fn only_prior(folder: &Path) -> Result<PathBuf, Error> {
     let mut seen: Vec<(PathBuf, Kind)> = Vec::new();
+    let mut unreadable = None;
     for root in [folder.to_owned(), folder.join("models")] {
         for place in ["", "checkpoints", "diffusion_models", "unet"] {
             let mut files: Vec<PathBuf> = std::fs::read_dir(root.join(place))
@@ -132,11 +133,12 @@ fn only_prior(folder: &Path) -> Result<PathBuf, Error> {
                 .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
                 .collect();
             files.sort();
-            let kind = |path: PathBuf| {
-                let kind = Kind::of_file(&SafetensorsFile::open(&path).ok()?);
-                Some((path, kind))
-            };
-            seen.extend(files.into_iter().filter_map(kind));
+            for path in files {
+                match SafetensorsFile::open(&path) {
+                    Ok(file) => seen.push((path, Kind::of_file(&file))),
+                    Err(why) => unreadable = unreadable.or(Some(why)),
+                }
+            }
         }
     }
     let priors: Vec<&(PathBuf, Kind)> = seen.iter().filter(|(_, kind)| kind.restores()).collect();
@@ -146,6 +148,8 @@ fn only_prior(folder: &Path) -> Result<PathBuf, Error> {
     };
     match (&priors[..], &seen[..]) {
         ([(path, _)], _) => Ok(path.clone()),
+        // It may be the prior.
+        ([], _) if let Some(why) = unreadable => Err(why),
         ([], [(path, kind)]) => Err(Error::unsupported(path, kind.refusal())),
         ([], []) => Err(Error::input(
             folder,

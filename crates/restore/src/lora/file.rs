@@ -314,9 +314,14 @@ impl Alphas {
             })?,
         };
         let beside = file.path().with_file_name("adapter_config.json");
-        let (all, each) = match std::fs::read(beside) {
+        let (all, each) = match std::fs::read(&beside) {
             Ok(text) if about.is_null() => {
-                let config: Value = serde_json::from_slice(&text).unwrap_or_default();
+                let config: Value = serde_json::from_slice(&text).map_err(|why| {
+                    Error::Input(format!(
+                        "{}: is not JSON ({why}), and it says how strong the LoRA is; copy it again",
+                        beside.display()
+                    ))
+                })?;
                 (
                     config["lora_alpha"].clone(),
                     config["alpha_pattern"].clone(),
