@@ -11,6 +11,7 @@ mod dot;
 pub(crate) mod elementwise;
 pub(crate) mod enlarge;
 mod expand;
+mod gathered;
 mod gemm;
 pub(crate) mod isa;
 mod kept;
