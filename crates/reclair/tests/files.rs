@@ -256,3 +256,15 @@ fn a_prior_is_found_in_the_cache_by_its_name() {
     let other = info("someone/else");
     assert!(!other.status.success() && said(&other).contains("nothing in Hugging Face's cache"));
 }
+
+#[test]
+fn info_counts_the_embedded_prior() {
+    let json: Value = serde_json::from_slice(&works(&["info", "--json"]).stdout).expect("JSON");
+    for part in ["unet", "vae", "text_encoder", "restoration_adapter", "lora"] {
+        assert!(
+            json["parameters"][part].as_u64().expect("a count") > 10_000,
+            "{part}"
+        );
+    }
+    assert!(!json["sites"].as_array().expect("a list").is_empty());
+}
