@@ -116,7 +116,7 @@ fn preview_shows_the_first_samples_and_says_what_was_drawn() {
         );
         assert!(!line["drawn"].as_array().expect("a list").is_empty());
     }
-    let image = pixels::io::open(&at.join("a.png")).expect("a picture");
+    let image = pixels::io::open(at.join("a.png")).expect("a picture");
     assert!(
         image.width >= 64 && image.height >= 96,
         "{}x{}",
