@@ -1,12 +1,11 @@
 //! Convolutions.
 
-use super::{assert_close, noise, winograd::TOLERANCE};
+use super::{assert_close, noise};
 use crate::fast::{
     conv::{self, ConvShape},
     isa::Isa,
     pairs::{self, Products},
     stored::Stored,
-    winograd,
 };
 
 /// `[b, c_in, h, w], c_out, [kh, kw], stride, [top, left, bottom, right]`.
@@ -125,15 +124,10 @@ fn convolutions_and_their_gradients_match_f64() {
         for isa in Isa::available() {
             let what = |which: &str| format!("{which} of {case:?} on {isa:?}");
             let weight = Stored::F32(&weight);
-            let tolerance = if winograd::pays(&shape) {
-                TOLERANCE
-            } else {
-                2e-6
-            };
             let got = conv::forward(isa, &shape, &x, weight, Some(&bias));
-            assert_close(&what("output"), &got, &y, tolerance);
+            assert_close(&what("output"), &got, &y, 2e-6);
             let got = conv::input_grad(isa, &shape, &dy, weight);
-            assert_close(&what("input gradient"), &got, &dx, tolerance);
+            assert_close(&what("input gradient"), &got, &dx, 2e-6);
             let got = conv::weight_grad(isa, &shape, &x, &dy);
             assert_close(&what("weight gradient"), &got, &dw, 2e-6);
             let got = conv::bias_grad(isa, &shape, &dy);

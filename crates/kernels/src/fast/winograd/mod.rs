@@ -4,8 +4,9 @@
 //! matrix product over the input's channels; its transform back gives 4x4 outputs. The transformed operands are written in
 //! the order in which the product's inner loop (`gemm::micro`) reads them, tiles and kernels a part of bounded size at a time.
 //!
-//! An error of f32 grows to about three times that of a direct sum, and what is not finite reaches all 4x4 outputs of the tiles
-//! that hold it. Source: Lavin and Gray, 1509.09308; the points after Barabasz et al., 1803.10986.
+//! The error is two to three times that of a direct sum where this is used (32 to 384 channels: below 1.5e-6 of the norm),
+//! and what is not finite reaches all 4x4 outputs of the tiles that hold it. Source: Lavin and Gray, 1509.09308; that the
+//! points decide the error: Barabasz et al., 1803.10986.
 
 #![expect(unsafe_code, reason = "hands addresses to the kernels")]
 
