@@ -273,6 +273,13 @@ pub struct DenoiseLoss {
     pub lq_target: f64,
     /// How often the adapter is skipped (stage `joint`).
     pub skip_adapter: f64,
+    /// How often the state lies on the way from the noised low-quality latent, as in `restore --start lq`,
+    /// rather than from pure noise.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub lq_start: f64,
+    /// The strengths such starts are drawn from, uniformly, `[low, high]`, above 0 and at most 1.
+    #[serde(skip_serializing_if = "is_usual_strength")]
+    pub lq_start_strength: [f64; 2],
 }
 
 /// What an error in the latent counts.
@@ -293,10 +300,21 @@ impl Default for DenoiseLoss {
             metric: Metric::Latent,
             lq_target: 0.05,
             skip_adapter: 0.5,
+            lq_start: 0.0,
+            lq_start_strength: USUAL_STRENGTH,
         }
     }
 }
 
+/// See [`DenoiseLoss::lq_start_strength`].
+const USUAL_STRENGTH: [f64; 2] = [0.3, 0.7];
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+fn is_usual_strength(value: &[f64; 2]) -> bool {
+    *value == USUAL_STRENGTH
+}
 fn no_reduction() -> [f64; 2] {
     [1.0, 1.0]
 }
@@ -385,6 +403,17 @@ impl TrainConfig {
             (
                 !(self.data.reduce[0] >= 1.0 && self.data.reduce[1] >= self.data.reduce[0]),
                 "data.reduce must be [low, high] with 1 <= low <= high",
+            ),
+            (
+                !(0.0..=1.0).contains(&self.denoise.lq_start),
+                "denoise.lq_start must be a probability, from 0 to 1",
+            ),
+            (
+                {
+                    let [low, high] = self.denoise.lq_start_strength;
+                    !(low > 0.0 && low <= high && high <= 1.0)
+                },
+                "denoise.lq_start_strength must be [low, high] with 0 < low <= high <= 1",
             ),
             (
                 needs_adapter && self.adapter.is_none(),

@@ -9,6 +9,10 @@
 //! The loss is the mean squared error, each channel counting the same or as pixels see it
 //! ([`super::pixel_metric`]). A small part of the samples has the low-quality latent as its target,
 //! under a prompt of what was done to it (the paper, section 3.3).
+//!
+//! A state on the way from the noised low-quality latent ([`super::levels`]) carries the degradation `1 / s0`
+//! times in its noise;
+//! the square of its error counts `min(1, s0)^2`: faint noise would make much of a small degradation.
 
 use std::path::Path;
 
@@ -27,18 +31,17 @@ use priors::{
 };
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use rand_distr::StandardNormal;
 use restore::{
     adapter::{AdapterFolder, LORA_FILE, RestorationAdapter, Scale},
     denoising::Denoising,
     lora::{Lora, Target, self_attention_targets},
     sampler::{Euler, sample},
-    schedule::{Schedule, Space, alphas_cumprod},
+    schedule::{Schedule, Space},
 };
 
 use super::{
-    Evaluation, Objective, below, encoders::Encoders, image_from_tensor, noise, pixel_metric,
-    tensor_from_images,
+    Evaluation, Objective, below, encoders::Encoders, image_from_tensor, levels::Levels, noise,
+    pixel_metric, tensor_from_images,
 };
 use crate::{
     Error,
@@ -61,7 +64,7 @@ pub struct Denoise {
     encoders: Encoders,
     vae: AutoencoderKl,
     scheduler: SchedulerConfig,
-    alphas: Vec<f64>,
+    levels: Levels,
     targets: Vec<Target>,
     metric: Option<Tensor<4>>,
     device: Device,
@@ -100,7 +103,7 @@ impl Denoise {
             }
         };
         Ok(Self {
-            alphas: alphas_cumprod(&scheduler),
+            levels: Levels::new(&scheduler, &config.denoise),
             config: config.clone(),
             folder,
             prior,
@@ -146,29 +149,8 @@ impl Denoise {
         })
     }
 
-    /// A noise level: the state's coefficients of data and noise, and the model's timestep.
-    fn level(&self, rng: &mut ChaCha8Rng) -> (f64, f64, f64) {
-        match self.scheduler {
-            SchedulerConfig::Flow {
-                train_timesteps, ..
-            } => {
-                let normal: f64 = rng.sample(StandardNormal);
-                let loss = &self.config.denoise;
-                let sigma = 1.0 / (1.0 + (-(loss.sigma_mean + loss.sigma_std * normal)).exp());
-                (1.0 - sigma, sigma, sigma * train_timesteps as f64)
-            }
-            SchedulerConfig::Diffusion { .. } => {
-                let t = rng.random_range(0..self.alphas.len());
-                (
-                    self.alphas[t].sqrt(),
-                    (1.0 - self.alphas[t]).sqrt(),
-                    t as f64,
-                )
-            }
-        }
-    }
-
-    fn prepare(&self, batch: &[Sample], rng: &mut ChaCha8Rng) -> (Inputs, Tensor<4>) {
+    /// What the networks get, what they should say, and what each value's error is multiplied with.
+    fn prepare(&self, batch: &[Sample], rng: &mut ChaCha8Rng) -> (Inputs, Tensor<4>, Tensor<4>) {
         let hq: Vec<&Image> = batch.iter().map(|sample| &sample.hq).collect();
         let lq: Vec<&Image> = batch.iter().map(|sample| &sample.lq).collect();
         let z_hq = self
@@ -185,17 +167,18 @@ impl Denoise {
                 (&self.device, DType::F32),
             )
         };
-        let (mut data, mut noisy, mut times, mut to_lq, mut skip, mut prompts) =
-            (vec![], vec![], vec![], vec![], vec![], vec![]);
+        let (mut data, mut noisy, mut times, mut to_lq, mut skip, mut carried, mut prompts) =
+            (vec![], vec![], vec![], vec![], vec![], vec![], vec![]);
         for sample in batch {
-            let (alpha, beta, t) = self.level(rng);
+            let level = self.levels.draw(rng);
             let lq_target = self.config.stage != Stage::Prior
                 && rng.random::<f64>() < self.config.denoise.lq_target;
             let skipped = self.config.stage == Stage::Joint
                 && rng.random::<f64>() < self.config.denoise.skip_adapter;
-            data.push(alpha);
-            noisy.push(beta);
-            times.push(t as f32);
+            data.push(level.data);
+            noisy.push(level.noise);
+            times.push(level.t as f32);
+            carried.push(level.carried);
             to_lq.push(f64::from(u8::from(lq_target)));
             skip.push(if skipped { 0.0 } else { 1.0 });
             prompts.push(if lq_target {
@@ -206,7 +189,11 @@ impl Denoise {
         }
         let to_lq = column(to_lq);
         let z0 = z_hq.clone() + (c_lq.clone() - z_hq) * to_lq;
-        let n = noise(z0.dims(), rng, &self.device);
+        let mut n = noise(z0.dims(), rng, &self.device);
+        let counts = column(carried.iter().map(|&c: &f64| c.max(1.0).recip()).collect());
+        if self.levels.from_lq() {
+            n = n + (c_lq.clone() - z0.clone()) * column(carried);
+        }
         let (alpha, beta) = (column(data), column(noisy));
         let x = z0.clone() * alpha.clone() + n.clone() * beta.clone();
         let target = match self.scheduler.prediction() {
@@ -231,11 +218,12 @@ impl Denoise {
                 scale,
             },
             target,
+            counts,
         )
     }
 
-    fn loss(&self, prediction: Tensor<4>, target: Tensor<4>) -> Tensor<1> {
-        let error = prediction - target;
+    fn loss(&self, prediction: Tensor<4>, target: Tensor<4>, counts: Tensor<4>) -> Tensor<1> {
+        let error = (prediction - target) * counts;
         let error = match &self.metric {
             Some(metric) => kernels::conv2d(error, metric.clone(), None, 1, Padding::same(0)),
             None => error,
@@ -291,13 +279,13 @@ impl Objective for Denoise {
         batch: &[Sample],
         rng: &mut ChaCha8Rng,
     ) -> Result<Evaluation, Error> {
-        let (inputs, target) = self.prepare(batch, rng);
+        let (inputs, target, counts) = self.prepare(batch, rng);
         let w = Weights::tracked(values.clone(), &self.device);
         let taped = self.networks(&w)?;
         let plain = self.networks(&Weights::from_values(values.clone(), &self.device))?;
         let how = self.config.optimise.gradient;
         let (loss, gradients) = gradients(&plain, &taped, &inputs, &w, how, |prediction| {
-            self.loss(prediction, target)
+            self.loss(prediction, target, counts)
         });
         Ok(Evaluation { loss, gradients })
     }

@@ -3,6 +3,7 @@
 mod block_code;
 mod denoise;
 mod encoders;
+mod levels;
 mod metric;
 mod vae;
 
