@@ -168,6 +168,9 @@ pub enum Precision {
     /// Activations, weights and gradients rounded to bfloat16: faster where the processor multiplies such pairs
     /// (AVX512-BF16, AMX). A run's bits then depend on the processor.
     Bf16,
+    /// The same rounded to half precision, as GPUs multiply, with a loss scale ([`crate::loss_scale`]) because its range is
+    /// small. On the CPU it is slower than `f32`: for trying what such training does.
+    F16,
 }
 
 impl Precision {
@@ -176,6 +179,7 @@ impl Precision {
         match self {
             Self::F32 => kernels::Products::F32,
             Self::Bf16 => kernels::Products::Bf16,
+            Self::F16 => kernels::Products::F16,
         }
     }
 }

@@ -9,6 +9,7 @@ mod source;
 
 use std::{
     collections::HashMap,
+    path::Path,
     sync::{Arc, Mutex},
 };
 
@@ -50,6 +51,9 @@ pub struct Sample {
 
 /// How many photographs that cannot be decoded a sample passes over before that is an error.
 const PASS_OVER: usize = 16;
+
+/// How many photographs tell the size of all.
+const MEASURED: usize = 64;
 
 /// The photographs of a folder or of shards and how samples are drawn from them.
 #[derive(Debug)]
@@ -104,6 +108,28 @@ impl Photos {
     /// How many photographs there are.
     pub fn count(&self) -> usize {
         self.pictures.len()
+    }
+
+    /// Bytes of all photographs when they are decoded, by those of some of them.
+    ///
+    /// # Errors
+    /// A photograph that is gone.
+    pub(crate) fn decoded_bytes(&self) -> Result<usize, Error> {
+        let every = self.pictures.len().div_ceil(MEASURED).max(1);
+        let (mut looked_at, mut bytes) = (0, 0);
+        for picture in self.pictures.iter().step_by(every) {
+            // What cannot be decoded is passed over when its turn comes.
+            if let Ok([w, h]) = pixels::io::size(&picture.bytes()?, Path::new(&picture.name)) {
+                bytes += 3 * w * h;
+            }
+            looked_at += 1;
+        }
+        Ok(bytes * self.pictures.len() / looked_at.max(1))
+    }
+
+    /// Bytes of the decoded photographs that are kept now.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.cache.lock().expect("no panic while held").bytes
     }
 
     /// SHA-256 over the names, sizes and captions of all photographs, in order: quick, and another where pictures

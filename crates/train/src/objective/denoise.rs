@@ -76,15 +76,27 @@ impl Denoise {
     /// # Errors
     /// Missing or unsupported files of the model.
     pub fn new(config: &TrainConfig, device: &Device) -> Result<Self, Error> {
+        Self::over(config, Precision::F32, device)
+    }
+
+    /// The same without weights for a rehearsal: zeros that take no memory in place of what stays fixed.
+    ///
+    /// # Errors
+    /// As [`Self::new`], weights aside.
+    pub(crate) fn blank(config: &TrainConfig, device: &Device) -> Result<Self, Error> {
+        Self::over(config, Precision::Blank(DType::F32), device)
+    }
+
+    fn over(config: &TrainConfig, precision: Precision, device: &Device) -> Result<Self, Error> {
         let folder = Folder::Disk(config.model.clone());
-        let vae = PriorModel::open_vae(&folder, Precision::F32, device)?;
+        let vae = PriorModel::open_vae(&folder, precision, device)?;
         let scheduler = PriorModel::open_scheduler(&folder)?;
         let blank = Weights::blank(device);
         let shape = AnyPrior::from_folder(&folder, &blank)?;
         config.check_crop(vae.downscale() * shape.downscale())?;
         let targets = self_attention_targets(&blank.shapes());
         let (prior, encoders) = if config.stage == Stage::Adapter {
-            let prior = PriorModel::open(&folder, Precision::F32, device)?;
+            let prior = PriorModel::open(&folder, precision, device)?;
             (prior.network, Encoders::Frozen(prior.text))
         } else {
             let encoders = Encoders::trained(config, &folder, &shape)?;
@@ -92,6 +104,11 @@ impl Denoise {
         };
         let metric = match config.denoise.metric {
             Metric::Latent => None,
+            // A decoder of zeros has no say in it.
+            Metric::Pixels if matches!(precision, Precision::Blank(_)) => {
+                let c = vae.config().latent_channels;
+                Some(Tensor::zeros([c, c, 1, 1], (device, DType::F32)))
+            }
             Metric::Pixels => {
                 let photos = Photos::open(&config.data, config.seed)?;
                 let samples = (0..METRIC_SAMPLES)
@@ -150,7 +167,11 @@ impl Denoise {
     }
 
     /// What the networks get, what they should say, and what each value's error is multiplied with.
-    fn prepare(&self, batch: &[Sample], rng: &mut ChaCha8Rng) -> (Inputs, Tensor<4>, Tensor<4>) {
+    fn prepare(
+        &self,
+        batch: &[Sample],
+        draws: &mut [ChaCha8Rng],
+    ) -> (Inputs, Tensor<4>, Tensor<4>) {
         let hq: Vec<&Image> = batch.iter().map(|sample| &sample.hq).collect();
         let lq: Vec<&Image> = batch.iter().map(|sample| &sample.lq).collect();
         let z_hq = self
@@ -169,7 +190,7 @@ impl Denoise {
         };
         let (mut data, mut noisy, mut times, mut to_lq, mut skip, mut carried, mut prompts) =
             (vec![], vec![], vec![], vec![], vec![], vec![], vec![]);
-        for sample in batch {
+        for (sample, rng) in batch.iter().zip(draws.iter_mut()) {
             let level = self.levels.draw(rng);
             let lq_target = self.config.stage != Stage::Prior
                 && rng.random::<f64>() < self.config.denoise.lq_target;
@@ -189,7 +210,7 @@ impl Denoise {
         }
         let to_lq = column(to_lq);
         let z0 = z_hq.clone() + (c_lq.clone() - z_hq) * to_lq;
-        let mut n = noise(z0.dims(), rng, &self.device);
+        let mut n = noise(z0.dims(), draws, &self.device);
         let counts = column(carried.iter().map(|&c: &f64| c.max(1.0).recip()).collect());
         if self.levels.from_lq() {
             n = n + (c_lq.clone() - z0.clone()) * column(carried);
@@ -277,17 +298,21 @@ impl Objective for Denoise {
         &self,
         values: &Values,
         batch: &[Sample],
-        rng: &mut ChaCha8Rng,
+        draws: &mut [ChaCha8Rng],
+        scale: f32,
     ) -> Result<Evaluation, Error> {
-        let (inputs, target, counts) = self.prepare(batch, rng);
+        let (inputs, target, counts) = self.prepare(batch, draws);
         let w = Weights::tracked(values.clone(), &self.device);
         let taped = self.networks(&w)?;
         let plain = self.networks(&Weights::from_values(values.clone(), &self.device))?;
         let how = self.config.optimise.gradient;
         let (loss, gradients) = gradients(&plain, &taped, &inputs, &w, how, |prediction| {
-            self.loss(prediction, target, counts)
+            self.loss(prediction, target, counts) * scale
         });
-        Ok(Evaluation { loss, gradients })
+        Ok(Evaluation {
+            loss: loss / f64::from(scale),
+            gradients,
+        })
     }
 
     fn show(
@@ -306,7 +331,8 @@ impl Objective for Denoise {
             schedule.space.alpha(schedule.levels[0].sigma),
             schedule.space.beta(schedule.levels[0].sigma),
         );
-        let z = c_lq.clone() * alpha + noise(c_lq.dims(), rng, &self.device) * beta;
+        let z = c_lq.clone() * alpha
+            + noise(c_lq.dims(), std::slice::from_mut(rng), &self.device) * beta;
         let lq_features = networks
             .adapter
             .as_ref()

@@ -25,7 +25,7 @@ use crate::{Error, data::Sample, optimise::Named};
 pub struct Evaluation {
     /// The loss.
     pub loss: f64,
-    /// Gradients by name.
+    /// Gradients by name, of the loss times the scale that was asked for.
     pub gradients: Named,
 }
 
@@ -37,7 +37,8 @@ pub trait Objective {
     /// Missing or unusable files of the model.
     fn initial(&self) -> Result<Values, Error>;
 
-    /// Loss and gradients of a batch; `rng` gives all noise.
+    /// Loss and gradients of samples, means over them; `draws` gives each sample's noise, in their order.
+    /// The gradients are those of the loss times `scale`.
     ///
     /// # Errors
     /// Values that do not fit the networks.
@@ -45,7 +46,8 @@ pub trait Objective {
         &self,
         values: &Values,
         batch: &[Sample],
-        rng: &mut ChaCha8Rng,
+        draws: &mut [ChaCha8Rng],
+        scale: f32,
     ) -> Result<Evaluation, Error>;
 
     /// What the networks do to a validation pair: pictures for a row of the grid, the last one being
@@ -99,17 +101,21 @@ pub fn image_from_tensor(tensor: Tensor<4>) -> Image {
     )
 }
 
-/// Standard normal noise of this shape.
+/// Standard normal noise of this shape, each sample's from its own generator.
 pub(crate) fn noise<const D: usize>(
     shape: [usize; D],
-    rng: &mut ChaCha8Rng,
+    draws: &mut [ChaCha8Rng],
     device: &Device,
 ) -> Tensor<D> {
     use rand::RngExt;
-    let n = shape.iter().product();
-    let values: Vec<f32> = (0..n)
-        .map(|_| rng.sample(rand_distr::StandardNormal))
-        .collect();
+    assert_eq!(shape[0], draws.len(), "a generator for each sample");
+    let n: usize = shape[1..].iter().product();
+    let of = |rng: &mut ChaCha8Rng| -> Vec<f32> {
+        (0..n)
+            .map(|_| rng.sample(rand_distr::StandardNormal))
+            .collect()
+    };
+    let values: Vec<f32> = draws.iter_mut().flat_map(of).collect();
     Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
 }
 
