@@ -30,6 +30,7 @@ fn mpirun(ranks: usize, config: &Path) -> Command {
         .args(["--threads", "1"])
         .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
         .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+        .env("OMPI_MCA_mpi_yield_when_idle", "1")
         .env("OMPI_MCA_btl_vader_single_copy_mechanism", "none");
     command
 }
@@ -176,7 +177,7 @@ fn any_number_of_ranks_gives_the_losses_of_one() {
                 let apart = apart(&alone, &together);
                 println!("{stage}, {ranks} ranks, {key}: {apart:e}");
                 assert_eq!(alone.len(), STEPS);
-                assert!(apart < 2e-4, "{stage}, {ranks} ranks, {key}: {apart:e}");
+                assert!(apart < 1e-5, "{stage}, {ranks} ranks, {key}: {apart:e}");
             }
         }
     }
@@ -202,19 +203,19 @@ fn the_same_ranks_give_the_same_bytes_and_another_number_goes_on() {
     assert!(well, "{said}");
     succeeds(3, &other);
     let losses = |run: &str| logged(&at.join(run), "loss");
-    assert!(apart(&losses("once"), &losses("other")) < 2e-4);
+    assert!(apart(&losses("once"), &losses("other")) < 1e-5);
 }
 
 #[test]
 fn a_killed_rank_ends_the_job_and_the_last_checkpoint_goes_on() {
-    const STEPS: usize = 120;
+    const STEPS: usize = 60;
     let (folder, model) = toy();
     let at = folder.path();
     let whole = of_four(at, "whole", "vae", &model, STEPS);
     succeeds(2, &whole);
     let killed = of_four(at, "killed", "vae", &model, STEPS);
     let run = at.join("killed");
-    for (rank, enough) in [(1, 20), (0, 60)] {
+    for (rank, enough) in [(1, 10), (0, 35)] {
         let mut job = start(2, &killed);
         until(&mut job, || lines(&run) > enough);
         let ranks = [0, 1].map(|rank| process_of(&job, rank));
@@ -237,7 +238,7 @@ fn a_killed_rank_ends_the_job_and_the_last_checkpoint_goes_on() {
 
 #[test]
 fn a_signal_to_any_rank_stops_all_after_the_step_with_a_checkpoint() {
-    const STEPS: usize = 120;
+    const STEPS: usize = 60;
     let (folder, model) = toy();
     let at = folder.path();
     let whole = of_four(at, "whole", "vae", &model, STEPS);
@@ -246,7 +247,7 @@ fn a_signal_to_any_rank_stops_all_after_the_step_with_a_checkpoint() {
     // None of the checkpoints that are due anyway.
     change(&stopped, "checkpoint = 1\n", "checkpoint = 1000\n");
     let run = at.join("stopped");
-    for (rank, name, enough) in [(1, "INT", 10), (0, "TERM", 50)] {
+    for (rank, name, enough) in [(1, "INT", 10), (0, "TERM", 35)] {
         let mut job = start(2, &stopped);
         until(&mut job, || lines(&run) > enough);
         signal(name, process_of(&job, rank));
@@ -302,24 +303,10 @@ fn what_goes_wrong_on_one_rank_or_on_all_is_said_and_ends_the_job() {
     assert!(said_it.contains("No such file"), "{said_it}");
     assert!(at.join("gone").join(CHECKPOINT).is_file());
     std::fs::rename(at.join("away"), at.join("photos")).expect("renames");
-    // No room for a checkpoint on the first rank.
-    let full = of_four(at, "full", "vae", &model, 40);
-    let size = weights(at, "wild", CHECKPOINT).len() / 2;
-    let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", size / 512);
-    let command = mpirun(2, &full);
-    let mut limited = Command::new("sh");
-    limited
-        .args(["-c", &script, "sh"])
-        .arg(command.get_program());
-    limited.args(command.get_args()).env("POSIXLY_CORRECT", "1");
-    for (key, value) in command.get_envs() {
-        limited.env(key, value.expect("set"));
-    }
-    let output = limited.output().expect("a shell");
-    let said = said(&output);
-    assert!(!output.status.success(), "{said}");
-    assert!(
-        said.contains("error: rank 0: ") && said.contains("File too large"),
-        "{said}"
-    );
+    // A checkpoint that the first rank cannot write.
+    let blocked = of_four(at, "blocked", "vae", &model, 40);
+    std::fs::create_dir_all(at.join("blocked").join(CHECKPOINT)).expect("makes the folder");
+    let said_it = fails(2, &blocked);
+    assert!(said_it.contains("error: rank 0: "), "{said_it}");
+    assert!(said_it.contains(CHECKPOINT), "{said_it}");
 }
