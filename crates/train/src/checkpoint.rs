@@ -2,10 +2,10 @@
 //!
 //! One folder, written beside and renamed, so that a run killed at any moment finds a whole one.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use burn::tensor::{DType, TensorData};
-use priors::weights::{Metadata, SafetensorsFile, Values, save_safetensors};
+use priors::weights::{Metadata, SafetensorsFile, Stored, write_safetensors};
 
 use crate::{
     Error,
@@ -50,13 +50,14 @@ impl State {
     /// # Errors
     /// A folder that cannot be written to, or a full disk; the old checkpoint stays.
     pub fn save(&self, folder: &Path, origin: &Origin) -> Result<(), Error> {
-        let mut all = Values::new();
+        let mut header = BTreeMap::new();
         for (kind, named) in self.parts() {
             for (name, values) in named {
-                all.insert(
-                    format!("{kind}/{name}"),
-                    TensorData::new(values.clone(), [values.len()]),
-                );
+                let stored = Stored {
+                    dtype: DType::F32,
+                    shape: vec![values.len()],
+                };
+                header.insert(format!("{kind}/{name}"), stored);
             }
         }
         let metadata = Metadata::from([
@@ -66,11 +67,20 @@ impl State {
             ("config".into(), origin.config.clone()),
             ("data".into(), origin.data.clone()),
         ]);
-        Ok(save_safetensors(
+        // One tensor at a time: the state is several times as large as what it trains.
+        let tensor = |key: &str| {
+            let (kind, name) = key.split_once('/').expect("made above");
+            let parts = self.parts();
+            let (_, named) = parts.iter().find(|(k, _)| *k == kind).expect("made above");
+            let values = named[name].clone();
+            let shape = [values.len()];
+            Ok(TensorData::new(values, shape))
+        };
+        Ok(write_safetensors(
             &folder.join(FILE),
-            &all,
-            DType::F32,
+            &header,
             &metadata,
+            tensor,
         )?)
     }
 

@@ -9,12 +9,13 @@ use std::{
     time::Instant,
 };
 
-use burn::tensor::{Device, TensorData};
+use burn::tensor::Device;
 use pixels::random::stream;
 use priors::{
     folder::Folder,
-    weights::{SafetensorsFile, Values, Weights, share},
+    weights::{SafetensorsFile, Values, Weights},
 };
+use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -22,10 +23,11 @@ use crate::{
     Error,
     checkpoint::{Origin, State},
     config::{Stage, Start, TrainConfig},
-    data::{Loader, Photos, hex},
+    data::{Loader, Photos, Sample, hex},
     folder::OutFolder,
     guard::{Action, Verdict},
-    objective::{Denoise, Objective, Vae},
+    lent::Lent,
+    objective::{Denoise, Evaluation, Objective, Vae},
     optimise::{AdamW, Named, average, clip, learning_rate},
     report,
     validate::{Scores, Validation},
@@ -107,15 +109,19 @@ pub fn run(
         .map(|(name, data)| (name.clone(), data.shape().as_slice().to_vec()))
         .collect();
     let mut state = match State::load(&config.out, &origin)? {
-        Some(state) => state,
-        None => fresh(initial)?,
+        Some(state) => {
+            drop(initial);
+            state
+        }
+        None => fresh(config, initial)?,
     };
     let mut out = OutFolder::open(&config.out, state.step)?;
     out.write(
         "config.resolved.toml",
         &toml::to_string(config).expect("plain TOML"),
     )?;
-    let batch = config.optimise.batch;
+    objective.prepare(&photos, &mut |note| watch(Event::Note(note)))?;
+    let batch = config.optimise.samples();
     let parameters = state.values.values().map(Vec::len).sum();
     watch(Event::Start {
         step: state.step,
@@ -161,11 +167,13 @@ pub fn run(
         }
         out.log(&done.record, watch)?;
         watch(Event::Step(done.record));
-        let due = |every: usize| every > 0 && state.step.is_multiple_of(every);
+        let at = state.step;
+        let due = |every: usize| every > 0 && at.is_multiple_of(every);
         // Before the checkpoint, so that a run resumed from it lacks no scores.
         if due(config.every.validate) && !validation.is_empty() {
-            let values = result(config, &shapes, &state);
-            let scores = validation.run(config, objective.as_ref(), &values, state.step)?;
+            let scores = with_result(config, &shapes, &mut state, |values, step| {
+                validation.run(config, objective.as_ref(), values, step)
+            })?;
             out.log(&scores.line(state.step), watch)?;
             watch(Event::Validated {
                 step: state.step,
@@ -181,8 +189,13 @@ pub fn run(
     let samples = (0..MEASURED)
         .map(|i| photos.sample(i))
         .collect::<Result<Vec<_>, _>>()?;
-    objective.save(&result(config, &shapes, &state), &samples, &config.out)?;
-    copy_rest(&config.model, &config.out.join("prior"))?;
+    with_result(config, &shapes, &mut state, |values, _| {
+        objective.save(values, &samples, &config.out)
+    })?;
+    // A frozen prior stays where it is.
+    if config.stage != Stage::Adapter {
+        copy_rest(&config.model, &config.out.join("prior"))?;
+    }
     let about = serde_json::json!({
         "stage": config.stage,
         "steps": state.step,
@@ -209,7 +222,7 @@ fn stopped(step: usize, why: &str, action: Action) -> String {
     format!("step {step}: {why}; the steps before it are in the checkpoint; {advice}")
 }
 
-fn fresh(initial: Values) -> Result<State, Error> {
+fn fresh(config: &TrainConfig, initial: Values) -> Result<State, Error> {
     let values = initial
         .into_iter()
         .map(|(name, data)| {
@@ -222,7 +235,11 @@ fn fresh(initial: Values) -> Result<State, Error> {
         })
         .collect::<Named>();
     Ok(State {
-        average: values.clone(),
+        average: if averages(config) {
+            values.clone()
+        } else {
+            Named::new()
+        },
         values,
         optimiser: AdamW::default(),
         step: 0,
@@ -246,16 +263,28 @@ fn step(
     loader: &mut Loader,
 ) -> Result<Done, Error> {
     let started = Instant::now();
-    let mut batch = loader.batch(config.optimise.batch)?;
+    let mut batch = loader.batch(config.optimise.samples())?;
     let waited = started.elapsed().as_secs_f64();
     let passed_over = batch
         .iter_mut()
         .flat_map(|sample| std::mem::take(&mut sample.passed_over))
         .collect();
-    let mut rng = stream(config.seed, &format!("step {}", state.step));
+    let first = state.step * config.optimise.samples();
+    let mut draws: Vec<_> = (first..first + batch.len())
+        .map(|i| stream(config.seed, &format!("noise {i}")))
+        .collect();
+    let lent = Lent::new(std::mem::take(&mut state.values), shapes);
     let evaluation = kernels::with_products(config.optimise.precision.products(), || {
-        objective.evaluate(&shaped(&state.values, shapes), &batch, &mut rng)
-    })?;
+        evaluate(
+            objective,
+            lent.values(),
+            &batch,
+            &mut draws,
+            config.optimise.batch,
+        )
+    });
+    state.values = lent.back();
+    let evaluation = evaluation?;
     let mut gradients = evaluation.gradients;
     let gradient_norm = clip(&mut gradients, config.optimise.clip);
     let lr = learning_rate(&config.optimise, state.step);
@@ -266,7 +295,7 @@ fn step(
         state
             .optimiser
             .step(&mut state.values, &gradients, lr, &config.optimise);
-        if config.optimise.ema_halflife_images > 0.0 {
+        if averages(config) {
             average(
                 &mut state.average,
                 &state.values,
@@ -279,7 +308,7 @@ fn step(
     Ok(Done {
         record: StepRecord {
             step: state.step,
-            images: state.step * config.optimise.batch,
+            images: state.step * config.optimise.samples(),
             loss: evaluation.loss,
             gradient_norm,
             lr,
@@ -291,24 +320,54 @@ fn step(
     })
 }
 
-/// The weights to use: the average where one is kept.
-fn result(config: &TrainConfig, shapes: &[(String, Vec<usize>)], state: &State) -> Values {
-    let named = if config.optimise.ema_halflife_images > 0.0 {
-        &state.average
-    } else {
-        &state.values
-    };
-    shaped(named, shapes)
+/// Loss and gradients of the samples of a step, `at_a_time` of them computed together: means over all.
+///
+/// # Errors
+/// As the objective's.
+pub fn evaluate(
+    objective: &dyn Objective,
+    values: &Values,
+    samples: &[Sample],
+    draws: &mut [ChaCha8Rng],
+    at_a_time: usize,
+) -> Result<Evaluation, Error> {
+    let mut sum: Option<Evaluation> = None;
+    let all = samples.len() as f64;
+    let batches = samples.chunks(at_a_time).zip(draws.chunks_mut(at_a_time));
+    for (batch, draws) in batches {
+        let mut one = objective.evaluate(values, batch, draws)?;
+        let part = batch.len() as f64 / all;
+        if part != 1.0 {
+            one.scale(part);
+        }
+        match &mut sum {
+            Some(sum) => sum.add(one),
+            none => *none = Some(one),
+        }
+    }
+    Ok(sum.expect("a step has samples"))
 }
 
-fn shaped(named: &Named, shapes: &[(String, Vec<usize>)]) -> Values {
-    let data = |(name, shape): &(String, Vec<usize>)| {
-        (
-            name.clone(),
-            share(TensorData::new(named[name].clone(), shape.clone())),
-        )
+fn averages(config: &TrainConfig) -> bool {
+    config.optimise.ema_halflife_images > 0.0
+}
+
+/// Does something with the weights to use, the average where one is kept, and the step.
+fn with_result<T>(
+    config: &TrainConfig,
+    shapes: &[(String, Vec<usize>)],
+    state: &mut State,
+    then: impl FnOnce(&Values, usize) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let named = if averages(config) {
+        &mut state.average
+    } else {
+        &mut state.values
     };
-    shapes.iter().map(data).collect()
+    let lent = Lent::new(std::mem::take(named), shapes);
+    let done = then(lent.values(), state.step);
+    *named = lent.back();
+    done
 }
 
 /// Tensors to go on from: those named with `prefix`, in `file` of `folder`.
@@ -398,6 +457,7 @@ fn hash(config: &TrainConfig) -> String {
     config.every = Default::default();
     config.data.cache_mb = 0;
     config.data.workers = 0;
+    config.data.cache_text = false;
     config.guard = Default::default();
     let text = toml::to_string(&config).expect("plain TOML");
     hex(&Sha256::digest(text))

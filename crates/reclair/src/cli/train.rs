@@ -50,7 +50,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
     ctrlc::set_handler(move || asked.store(true, Ordering::Relaxed))?;
-    let mut progress = Progress::new(config.optimise.batch)?;
+    let mut progress = Progress::new(config.optimise.samples())?;
     let device = args.device.device()?;
     train::run::run(&config, &device, &stop, &mut |event| {
         if let (true, Event::Logged(line)) = (args.json, &event) {

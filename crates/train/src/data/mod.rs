@@ -42,10 +42,21 @@ pub struct Sample {
     pub descriptors: Vec<&'static str>,
     /// What was done to it.
     pub drawn: Vec<Drawn>,
+    /// Where in its photograph the crop is.
+    pub place: Place,
     /// The photograph's name.
     pub name: String,
     /// Why photographs that were drawn before this one could not be decoded.
     pub passed_over: Vec<String>,
+}
+
+/// Where in its photograph a crop is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Height and width of the photograph as it is stored.
+    pub photo_px: [usize; 2],
+    /// Top and left of the crop in the photograph that was reduced, and mirrored where the crop is.
+    pub corner_px: [usize; 2],
 }
 
 /// How many photographs that cannot be decoded a sample passes over before that is an error.
@@ -153,7 +164,7 @@ impl Photos {
         let factor = (low.ln() + (high.ln() - low.ln()) * rng.random::<f64>())
             .exp()
             .min(room);
-        let hq = crop(&photo, size, factor, &mut rng);
+        let (hq, place) = crop(&photo, size, factor, &mut rng);
         let caption = if rng.random::<f64>() < self.data.null_text {
             ""
         } else {
@@ -173,6 +184,7 @@ impl Photos {
                 caption,
                 descriptors: vec![],
                 drawn: vec![],
+                place,
                 name,
                 passed_over,
             });
@@ -184,6 +196,7 @@ impl Photos {
             caption,
             descriptors: degraded.descriptors,
             drawn: degraded.drawn,
+            place,
             name,
             passed_over,
         })
@@ -251,8 +264,8 @@ fn law(mix: &Mix) -> Result<(Degradation, f64), Error> {
     Ok((law, mix.weight))
 }
 
-/// A `size` x `size` crop of the photograph reduced by `factor`, mirrored half of the time.
-fn crop(photo: &Photo, size: usize, factor: f64, rng: &mut impl RngExt) -> Image {
+/// A `size` x `size` crop of the photograph reduced by `factor`, mirrored half of the time, and where it is.
+fn crop(photo: &Photo, size: usize, factor: f64, rng: &mut impl RngExt) -> (Image, Place) {
     let side = (size as f64 * factor).round() as usize;
     let side = side.min(photo.width).min(photo.height);
     let (w, h) = (side, side);
@@ -263,7 +276,12 @@ fn crop(photo: &Photo, size: usize, factor: f64, rng: &mut impl RngExt) -> Image
         let x = if mirror { w - 1 - x } else { x };
         f32::from(photo.rgb[3 * ((top + y) * photo.width + left + x) + c]) / 255.0
     });
-    scale(&region, size, size, Filter::CatmullRom)
+    let from_left = if mirror { photo.width - w - left } else { left };
+    let place = Place {
+        photo_px: [photo.height, photo.width],
+        corner_px: [top, from_left].map(|px| (px * size + side / 2) / side),
+    };
+    (scale(&region, size, size, Filter::CatmullRom), place)
 }
 
 /// Bytes as hexadecimal digits.
