@@ -288,3 +288,43 @@ fn crop(photo: &Photo, size: usize, factor: f64, rng: &mut impl RngExt) -> (Imag
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Red is a pixel's column and green its row.
+    fn ramp(width: usize, height: usize) -> Photo {
+        let pixel = |i: usize| [(i % width) as u8, (i / width) as u8, 0];
+        Photo {
+            width,
+            height,
+            rgb: (0..width * height).flat_map(pixel).collect(),
+        }
+    }
+
+    #[test]
+    fn a_crop_says_where_it_was_taken() {
+        let photo = ramp(90, 60);
+        let mut mirrored = 0;
+        for i in 0..20 {
+            let mut rng = stream(i, "test");
+            let (image, place) = crop(&photo, 16, 1.0, &mut rng);
+            let [top, left] = place.corner_px;
+            let first = |plane: usize| (255.0 * image.plane(plane)[0]).round() as usize;
+            assert_eq!(place.photo_px, [60, 90]);
+            assert_eq!(first(1), top);
+            // A mirrored crop is one of the mirrored photograph.
+            if image.plane(0)[0] > image.plane(0)[1] {
+                mirrored += 1;
+                assert_eq!(first(0), 89 - left);
+            } else {
+                assert_eq!(first(0), left);
+            }
+            let mut rng = stream(i, "test");
+            let (_, reduced) = crop(&photo, 16, 2.0, &mut rng);
+            assert!(reduced.corner_px[0] <= 60 / 2 - 16 && reduced.corner_px[1] <= 90 / 2 - 16);
+        }
+        assert!((1..20).contains(&mirrored));
+    }
+}
