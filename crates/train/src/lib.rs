@@ -13,6 +13,7 @@ pub mod config;
 pub mod data;
 mod folder;
 pub mod guard;
+mod lent;
 pub mod loss_scale;
 pub mod objective;
 pub mod optimise;

@@ -13,7 +13,6 @@ use burn::tensor::Device;
 use priors::{
     any::{AnyPrior, Architecture},
     clip::ClipText,
-    folder::Folder,
     t5::T5Encoder,
     vae::AutoencoderKl,
     weights::Weights,
@@ -26,7 +25,7 @@ use crate::{
     checkpoint::State,
     config::{Stage, Start, TrainConfig},
     data::{Loader, Photos},
-    objective::{Denoise, Objective, Vae},
+    objective::{Denoise, Objective, Vae, folder_of, stored_dtype},
     ranks::{Ranks, Share},
     run::{fresh, shapes_of, step},
 };
@@ -61,7 +60,7 @@ const LONG: f64 = 60.0;
 /// # Errors
 /// As [`crate::run::run`], weights aside; a run that needs more memory than there is before it takes a step.
 pub fn plan(config: &TrainConfig, device: &Device, ranks: &dyn Ranks) -> Result<Plan, Error> {
-    let share = Share::new(config.optimise.batch, ranks)?;
+    let share = Share::new(config.optimise.samples(), ranks)?;
     let aside = tempfile::tempdir().map_err(|source| Error::io(std::env::temp_dir(), source))?;
     let mut config = config.clone();
     config.out = aside.path().to_owned();
@@ -79,7 +78,7 @@ pub fn plan(config: &TrainConfig, device: &Device, ranks: &dyn Ranks) -> Result<
         .map(|(_, shape)| shape.iter().product::<usize>())
         .sum();
     let available_bytes = available_bytes();
-    let least = least_bytes(trained, frozen.bytes);
+    let least = least_bytes(trained, frozen.bytes, &config);
     if let Some(available) = available_bytes.filter(|&available| available < least) {
         return Err(Error::Input(format!(
             "weights and optimiser alone take {:.1} GB and this machine has {:.1} GB free; free some, or use a larger machine",
@@ -96,7 +95,7 @@ pub fn plan(config: &TrainConfig, device: &Device, ranks: &dyn Ranks) -> Result<
         ranks,
         share,
         shapes: &shapes,
-        state: fresh(initial, &config)?,
+        state: fresh(&config, initial)?,
         photos: &photos,
     };
     let first = rehearsal.pass(0, 1)?;
@@ -164,7 +163,7 @@ struct Frozen {
 
 /// The networks that `config` keeps as they are, counted from their configurations.
 fn frozen(config: &TrainConfig, device: &Device) -> Result<Frozen, Error> {
-    let folder = Folder::Disk(config.model.clone());
+    let folder = folder_of(config)?;
     let mut frozen = Frozen::default();
     if config.stage == Stage::Vae {
         return Ok(frozen);
@@ -192,14 +191,21 @@ fn frozen(config: &TrainConfig, device: &Device) -> Result<Frozen, Error> {
             _ => drop(AnyPrior::from_folder(&folder, &w)?),
         }
         frozen.values += w.count();
-        frozen.bytes += 4 * w.count();
+        // Encoders whose words are kept on disk leave the memory before the steps.
+        let leaves = config.data.cache_text && part.starts_with("text_encoder");
+        frozen.bytes += match part {
+            "vae" => 4 * w.count(),
+            _ if leaves => 0,
+            _ => stored_dtype(&folder).size() * w.count(),
+        };
     }
     Ok(frozen)
 }
 
-/// Weights, their average, both moments, a copy that a step works on and a gradient: what no step is made without.
-fn least_bytes(trained: usize, frozen_bytes: usize) -> u64 {
-    (frozen_bytes + 4 * 6 * trained) as u64
+/// Weights, both moments, a gradient and the average where there is one: what no step is made without.
+fn least_bytes(trained: usize, frozen_bytes: usize, config: &TrainConfig) -> u64 {
+    let copies = 4 + usize::from(config.optimise.ema_halflife_images > 0.0);
+    (frozen_bytes + 4 * copies * trained) as u64
 }
 
 /// Memory that can be had without swapping, where the system tells it (Linux).

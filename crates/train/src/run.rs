@@ -13,8 +13,9 @@ use burn::tensor::{Device, TensorData};
 use pixels::random::stream;
 use priors::{
     folder::Folder,
-    weights::{SafetensorsFile, Values, Weights, share},
+    weights::{SafetensorsFile, Values, Weights},
 };
+use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -22,11 +23,12 @@ use crate::{
     Error,
     checkpoint::{Origin, State},
     config::{Precision, Stage, Start, TrainConfig},
-    data::{Loader, Photos, hex},
+    data::{Loader, Photos, Sample, hex},
     folder::OutFolder,
     guard::{Action, Verdict},
+    lent::Lent,
     loss_scale::LossScale,
-    objective::{Denoise, Objective, Vae},
+    objective::{Denoise, Evaluation, Objective, Vae},
     optimise::{AdamW, Named, average, clip, learning_rate},
     ranks::{Ranks, Share, agree, any, total},
     report, self_test,
@@ -103,7 +105,7 @@ pub fn run(
     stop: &AtomicBool,
     watch: &mut dyn FnMut(Event),
 ) -> Result<(), Error> {
-    let share = Share::new(config.optimise.batch, ranks)?;
+    let share = Share::new(config.optimise.samples(), ranks)?;
     let optimise = &config.optimise;
     let off = self_test::check(device, optimise.gradient, optimise.precision.products())?;
     watch(Event::Tested { off });
@@ -124,8 +126,11 @@ pub fn run(
     let initial = objective.initial()?;
     let shapes = shapes_of(&initial);
     let mut state = match State::load(&config.out, &origin)? {
-        Some(state) => state,
-        None => fresh(initial, config)?,
+        Some(state) => {
+            drop(initial);
+            state
+        }
+        None => fresh(config, initial)?,
     };
     let mut out = None;
     if writes {
@@ -135,10 +140,13 @@ pub fn run(
             &toml::to_string(config).expect("plain TOML"),
         )?;
         out = Some(folder);
+    }
+    objective.prepare(&photos, &mut |note| watch(Event::Note(note)))?;
+    if writes {
         ranks.wait();
     }
     agree(ranks, || state.digest(&origin))?;
-    let batch = config.optimise.batch;
+    let batch = config.optimise.samples();
     let parameters = state.values.values().map(Vec::len).sum();
     watch(Event::Start {
         step: state.step,
@@ -207,11 +215,13 @@ pub fn run(
         let Some(out) = &mut out else { continue };
         out.log(&done.record, watch)?;
         watch(Event::Step(done.record));
-        let due = |every: usize| every > 0 && state.step.is_multiple_of(every);
+        let at = state.step;
+        let due = |every: usize| every > 0 && at.is_multiple_of(every);
         // Before the checkpoint, so that a run resumed from it lacks no scores.
         if due(config.every.validate) && !validation.is_empty() {
-            let values = result(config, &shapes, &state);
-            let scores = validation.run(config, objective.as_ref(), &values, state.step)?;
+            let scores = with_result(config, &shapes, &mut state, |values, step| {
+                validation.run(config, objective.as_ref(), values, step)
+            })?;
             out.log(&scores.line(state.step), watch)?;
             watch(Event::Validated {
                 step: state.step,
@@ -231,8 +241,13 @@ pub fn run(
     let samples = (0..MEASURED)
         .map(|i| photos.sample(i))
         .collect::<Result<Vec<_>, _>>()?;
-    objective.save(&result(config, &shapes, &state), &samples, &config.out)?;
-    copy_rest(&config.model, &config.out.join("prior"))?;
+    with_result(config, &shapes, &mut state, |values, _| {
+        objective.save(values, &samples, &config.out)
+    })?;
+    // A frozen prior stays where it is.
+    if config.stage != Stage::Adapter {
+        copy_rest(&config.model, &config.out.join("prior"))?;
+    }
     let about = serde_json::json!({
         "stage": config.stage,
         "steps": state.step,
@@ -268,7 +283,7 @@ pub(crate) fn shapes_of(values: &Values) -> Vec<(String, Vec<usize>)> {
     values.iter().map(of).collect()
 }
 
-pub(crate) fn fresh(initial: Values, config: &TrainConfig) -> Result<State, Error> {
+pub(crate) fn fresh(config: &TrainConfig, initial: Values) -> Result<State, Error> {
     let values = initial
         .into_iter()
         .map(|(name, data)| {
@@ -281,7 +296,11 @@ pub(crate) fn fresh(initial: Values, config: &TrainConfig) -> Result<State, Erro
         })
         .collect::<Named>();
     Ok(State {
-        average: values.clone(),
+        average: if averages(config) {
+            values.clone()
+        } else {
+            Named::new()
+        },
         values,
         optimiser: AdamW::default(),
         step: 0,
@@ -321,10 +340,19 @@ pub(crate) fn step(
         .map(|i| stream(config.seed, &format!("noise {}", share.sample(i))))
         .collect();
     let scale = state.loss_scale.scale();
+    let lent = Lent::new(std::mem::take(&mut state.values), shapes);
     let evaluation = kernels::with_products(config.optimise.precision.products(), || {
-        objective.evaluate(&shaped(&state.values, shapes), &batch, &mut draws, scale)
-    })?;
-    let evaluation = total(ranks, share, shapes, evaluation);
+        evaluate(
+            objective,
+            lent.values(),
+            &batch,
+            &mut draws,
+            config.optimise.batch,
+            scale,
+        )
+    });
+    state.values = lent.back();
+    let evaluation = total(ranks, share, shapes, evaluation?);
     let mut gradients = evaluation.gradients;
     state.loss_scale.unscale(&mut gradients);
     let gradient_norm = clip(&mut gradients, config.optimise.clip);
@@ -340,7 +368,7 @@ pub(crate) fn step(
         state
             .optimiser
             .step(&mut state.values, &gradients, lr, &config.optimise);
-        if config.optimise.ema_halflife_images > 0.0 {
+        if averages(config) {
             average(
                 &mut state.average,
                 &state.values,
@@ -353,7 +381,7 @@ pub(crate) fn step(
     Ok(Done {
         record: StepRecord {
             step: state.step,
-            images: state.step * config.optimise.batch,
+            images: state.step * config.optimise.samples(),
             loss: evaluation.loss,
             gradient_norm,
             lr,
@@ -367,24 +395,56 @@ pub(crate) fn step(
     })
 }
 
-/// The weights to use: the average where one is kept.
-fn result(config: &TrainConfig, shapes: &[(String, Vec<usize>)], state: &State) -> Values {
-    let named = if config.optimise.ema_halflife_images > 0.0 {
-        &state.average
-    } else {
-        &state.values
-    };
-    shaped(named, shapes)
+/// Loss and gradients of the samples of a step, `at_a_time` of them computed together: means over all, the gradients times
+/// `scale`.
+///
+/// # Errors
+/// As the objective's.
+pub fn evaluate(
+    objective: &dyn Objective,
+    values: &Values,
+    samples: &[Sample],
+    draws: &mut [ChaCha8Rng],
+    at_a_time: usize,
+    scale: f32,
+) -> Result<Evaluation, Error> {
+    let mut sum: Option<Evaluation> = None;
+    let all = samples.len() as f64;
+    let batches = samples.chunks(at_a_time).zip(draws.chunks_mut(at_a_time));
+    for (batch, draws) in batches {
+        let mut one = objective.evaluate(values, batch, draws, scale)?;
+        let part = batch.len() as f64 / all;
+        if part != 1.0 {
+            one.scale(part);
+        }
+        match &mut sum {
+            Some(sum) => sum.add(one),
+            none => *none = Some(one),
+        }
+    }
+    Ok(sum.expect("a step has samples"))
 }
 
-fn shaped(named: &Named, shapes: &[(String, Vec<usize>)]) -> Values {
-    let data = |(name, shape): &(String, Vec<usize>)| {
-        (
-            name.clone(),
-            share(TensorData::new(named[name].clone(), shape.clone())),
-        )
+fn averages(config: &TrainConfig) -> bool {
+    config.optimise.ema_halflife_images > 0.0
+}
+
+/// Does something with the weights to use, the average where one is kept, and the step.
+fn with_result<T>(
+    config: &TrainConfig,
+    shapes: &[(String, Vec<usize>)],
+    state: &mut State,
+    then: impl FnOnce(&Values, usize) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let named = if averages(config) {
+        &mut state.average
+    } else {
+        &mut state.values
     };
-    shapes.iter().map(data).collect()
+    let lent = Lent::new(std::mem::take(named), shapes);
+    let done = then(lent.values(), state.step);
+    *named = lent.back();
+    done
 }
 
 /// Tensors to go on from: those named with `prefix`, in `file` of `folder`.
@@ -474,6 +534,7 @@ fn hash(config: &TrainConfig) -> String {
     config.every = Default::default();
     config.data.cache_mb = 0;
     config.data.workers = 0;
+    config.data.cache_text = false;
     config.guard = Default::default();
     let text = toml::to_string(&config).expect("plain TOML");
     hex(&Sha256::digest(text))

@@ -84,7 +84,7 @@ fn train(args: &Args, ranks: &dyn Ranks) -> anyhow::Result<()> {
         let (count, threads) = (ranks.count(), rayon::current_num_threads());
         eprintln!("{count} ranks, {threads} threads in the first");
     }
-    let mut progress = Progress::new(config.optimise.batch)?;
+    let mut progress = Progress::new(config.optimise.samples())?;
     train::run::run(&config, &device, ranks, &stop, &mut |event| {
         if !first {
             if let Event::Note(note) = &event {

@@ -5,20 +5,27 @@ mod denoise;
 mod encoders;
 mod levels;
 mod metric;
+mod text_cache;
 mod vae;
 
-use std::path::Path;
+use std::{collections::btree_map::Entry, path::Path};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use pixels::Image;
 use priors::weights::Values;
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
 pub use denoise::Denoise;
+pub(crate) use denoise::{folder_of, stored_dtype};
 pub use metric::pixel_metric;
 pub use vae::Vae;
 
-use crate::{Error, data::Sample, optimise::Named};
+use crate::{
+    Error,
+    data::{Photos, Sample},
+    optimise::Named,
+};
 
 /// A loss and its gradients.
 #[derive(Clone, Debug)]
@@ -29,8 +36,43 @@ pub struct Evaluation {
     pub gradients: Named,
 }
 
+impl Evaluation {
+    /// Multiplies loss and gradients with `part`.
+    pub(crate) fn scale(&mut self, part: f64) {
+        self.loss *= part;
+        let factor = part as f32;
+        self.gradients
+            .values_mut()
+            .for_each(|g| g.par_iter_mut().for_each(|g| *g *= factor));
+    }
+
+    /// Adds another of the same tensors.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.loss += other.loss;
+        for (name, gradient) in other.gradients {
+            match self.gradients.entry(name) {
+                Entry::Vacant(entry) => {
+                    entry.insert(gradient);
+                }
+                Entry::Occupied(mut entry) => {
+                    let sum = entry.get_mut().par_iter_mut();
+                    sum.zip(gradient).for_each(|(sum, g)| *sum += g);
+                }
+            }
+        }
+    }
+}
+
 /// Something to train.
 pub trait Objective {
+    /// Makes what is made once before the first step; `note` is told how far it is.
+    ///
+    /// # Errors
+    /// As the objective says.
+    fn prepare(&self, _photos: &Photos, _note: &mut dyn FnMut(String)) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// The trained tensors as they start.
     ///
     /// # Errors
