@@ -15,6 +15,7 @@ mod fast;
 mod linear;
 mod mapped;
 mod norm;
+mod plain;
 mod products;
 mod resample;
 
@@ -27,5 +28,6 @@ pub use fast::peak::{fma_loop, fma_loop_flops};
 pub use linear::linear;
 pub use mapped::map_file;
 pub use norm::{Activation, group_norm, layer_norm, layer_norm_adaptive, rms_norm};
+pub use plain::with_plain_operations;
 pub use products::{Products, with_products};
 pub use resample::{upsample_nearest, upsample_nearest2x};

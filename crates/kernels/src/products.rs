@@ -17,7 +17,7 @@ thread_local! {
 /// Without it products are of bfloat16 values where the weight is stored so and the machine has instructions for them,
 /// and of f32 values everywhere else. On `flex` only; elsewhere products are the backend's own. With [`Products::Bf16`] a
 /// result is off by less than 0.5 % of its norm in the tests, and its bits depend on the machine's instruction set. Up to
-/// sixteen rows a linear map multiplies f32 values all the same. Number of threads and repetition change nothing, as always.
+/// sixteen rows a linear map multiplies f32 values all the same. [`Products::F16`] rounds their operands too. Number of threads and repetition change nothing, as always.
 pub fn with_products<R>(products: Products, f: impl FnOnce() -> R) -> R {
     struct Restore(Option<Products>);
     impl Drop for Restore {

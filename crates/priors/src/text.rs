@@ -13,7 +13,7 @@
 //!
 //! Source: `encode_prompt` of diffusers' pipelines, for prompts of one piece.
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::{
     clip::{ClipText, Encoded as ClipEncoded},
@@ -104,53 +104,90 @@ fn zeros(shape: [usize; 3], device: &Device) -> Tensor<3> {
     Tensor::zeros(shape, (device, DType::F32))
 }
 
+/// A prompt's encoding.
+#[derive(Clone, Debug)]
+pub struct Encoding {
+    /// Tokens, `[1, n, d]`.
+    pub text: Tensor<3>,
+    /// The pooled vector, `[1, d]`, where the prior takes one.
+    pub pooled: Option<Tensor<2>>,
+}
+
+impl Encoding {
+    /// The conditioning of a batch, a row of `time_ids` for each prompt where the prior takes sizes: see
+    /// [`Conditioning::time_ids`].
+    ///
+    /// # Panics
+    /// If the prompts were read in different numbers of pieces.
+    pub fn join(batch: Vec<Self>, time_ids: Option<&[[f32; 6]]>) -> Conditioning {
+        let (text, pooled): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|one| (one.text, one.pooled)).unzip();
+        let pooled: Vec<Tensor<2>> = pooled.into_iter().flatten().collect();
+        let text = Tensor::cat(text, 0);
+        let sizes = |rows: &[[f32; 6]]| {
+            let data = TensorData::new(rows.concat(), [rows.len(), 6]);
+            Tensor::from_data(data, (&text.device(), DType::F32))
+        };
+        Conditioning {
+            time_ids: time_ids.map(sizes),
+            pooled: (!pooled.is_empty()).then(|| Tensor::cat(pooled, 0)),
+            text,
+        }
+    }
+}
+
+/// What SDXL is told about a picture of this height and width that is seen whole: its size, no crop, its size.
+pub fn uncropped(size: [usize; 2]) -> [f32; 6] {
+    let [h, w] = size.map(|side| side as f32);
+    [h, w, 0.0, 0.0, h, w]
+}
+
 impl TextEncoders {
     /// The conditioning of a batch of prompts for pictures of this height and width in pixels, and what the user
     /// should know about how they were read. An empty prompt is the null text; SDXL is told the size that it sees,
     /// uncropped.
     pub fn conditioning(&self, prompts: &[&str], size: [usize; 2]) -> (Conditioning, Vec<String>) {
-        let of = |prompt: &&str| {
-            let chunks = |clip: &Clip| clip.tokenizer.encode_in_chunks(prompt).len();
-            self.clips().map(chunks).max()
-        };
-        let pieces = prompts.iter().filter_map(of).max().unwrap_or(1);
+        let pieces = self.pieces(prompts);
         let mut notes = vec![];
         if pieces > 1 {
             notes.push(format!(
                 "the prompt is longer than the text encoder and is read in {pieces} pieces"
             ));
         }
-        let (text, pooled): (Vec<_>, Vec<_>) = prompts
+        let encoded = prompts
             .iter()
             .map(|prompt| self.encode(prompt, pieces, &mut notes))
-            .unzip();
-        let pooled: Vec<Tensor<2>> = pooled.into_iter().flatten().collect();
-        let text = Tensor::cat(text, 0);
-        let [h, w] = size.map(|side| side as f32);
-        let sizes = Tensor::<2>::from_data([[h, w, 0.0, 0.0, h, w]], &text.device());
-        let conditioning = Conditioning {
-            text,
-            pooled: (!pooled.is_empty()).then(|| Tensor::cat(pooled, 0)),
-            time_ids: matches!(self, Self::Sdxl { .. }).then(|| sizes.repeat_dim(0, prompts.len())),
-        };
-        (conditioning, notes)
+            .collect();
+        let sizes = vec![uncropped(size); prompts.len()];
+        let sizes = self.takes_sizes().then_some(sizes.as_slice());
+        (Encoding::join(encoded, sizes), notes)
     }
 
-    /// One prompt's tokens `[1, n, d]` and pooled vector `[1, d]`.
-    fn encode(
-        &self,
-        prompt: &str,
-        pieces: usize,
-        notes: &mut Vec<String>,
-    ) -> (Tensor<3>, Option<Tensor<2>>) {
-        match self {
+    /// Whether the prior is told sizes: SDXL is.
+    pub fn takes_sizes(&self) -> bool {
+        matches!(self, Self::Sdxl { .. })
+    }
+
+    /// In how many pieces a batch of these prompts is read.
+    pub fn pieces(&self, prompts: &[&str]) -> usize {
+        let of = |prompt: &&str| {
+            let chunks = |clip: &Clip| clip.tokenizer.encode_in_chunks(prompt).len();
+            self.clips().map(chunks).max()
+        };
+        prompts.iter().filter_map(of).max().unwrap_or(1)
+    }
+
+    /// One prompt's encoding in at least `pieces` pieces; what the user should know is added to `notes`.
+    pub fn encode(&self, prompt: &str, pieces: usize, notes: &mut Vec<String>) -> Encoding {
+        let (text, pooled) = match self {
             Self::Single(clip) => (in_a_row(clip.encode(prompt, pieces).last), None),
             Self::Sdxl { clips, null } => {
                 let (text, [_, pooled]) = both(clips, prompt, pieces);
                 if prompt.is_empty() && *null == Null::Zero {
-                    return (text.zeros_like(), Some(pooled.zeros_like()));
+                    (text.zeros_like(), Some(pooled.zeros_like()))
+                } else {
+                    (text, Some(pooled))
                 }
-                (text, Some(pooled))
             }
             Self::Sd3 { clips, t5, width } => {
                 let (text, pooled) = both(clips, prompt, pieces);
@@ -164,7 +201,8 @@ impl TextEncoders {
                 let text = Tensor::cat(vec![text, long], 1);
                 (text, Some(Tensor::cat(pooled.into(), 1)))
             }
-        }
+        };
+        Encoding { text, pooled }
     }
 
     /// The CLIP encoders, in order.

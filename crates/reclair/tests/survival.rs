@@ -1,5 +1,5 @@
-//! What a training run survives: being killed in steps and in a checkpoint's write, being asked to stop, a full disk, numbers
-//! that go wrong.
+//! What a training run survives: being killed in steps, in a checkpoint's write and while the result is written, being asked to
+//! stop, a full disk, numbers that go wrong.
 
 #![cfg(unix)]
 
@@ -155,31 +155,94 @@ fn a_killed_and_resumed_run_ends_with_the_same_bytes() {
     assert_eq!(losses("whole"), losses("killed"));
 }
 
+/// Kills runs of a stage and checks that they end with the bytes of one that was not; `files` is what it writes.
+fn killed_ends_as_whole(at: &Path, stage: &str, model: &Path, steps: usize, files: &[&str]) {
+    let [whole, killed] = ["whole", "killed"].map(|name| format!("{stage}-{name}"));
+    let config = |name: &str| {
+        let path = config(at, name, stage, model, steps, "");
+        if stage == "adapter" {
+            let toml = std::fs::read_to_string(&path).expect("written");
+            let toml = toml.replace("[every]", "gradient = { cut = 4 }\n[every]");
+            std::fs::write(&path, toml + "[lora]\nrank = 2\nalpha = 2.0\n").expect("writes");
+        }
+        path
+    };
+    works(&["train", text(&config(&whole))]);
+    let path = config(&killed);
+    kill(&path, &at.join(&killed), 1, 2);
+    let run = at.join(&killed);
+    assert!(files.iter().all(|file| !run.join(file).exists()));
+    kill_in_export(&path, &run, &at.join(&whole), files);
+    works(&["train", text(&path), "--resume"]);
+    for file in [files, &["checkpoint.safetensors", "run.json"]].concat() {
+        assert!(
+            weights(at, &whole, file) == weights(at, &killed, file),
+            "{stage}: {file}"
+        );
+    }
+    is_tidy(&run, steps as u64);
+}
+
+/// Lets the run come to its end and kills it while the result is written, until that hit the writing of `files` twice. What is
+/// there then is whole.
+fn kill_in_export(config: &Path, run: &Path, whole: &Path, files: &[&str]) {
+    let there = || files.iter().filter(|file| run.join(file).exists()).count();
+    let mut hits = 0;
+    for _ in 0..60 {
+        if hits == 2 {
+            return;
+        }
+        if there() == files.len() {
+            files
+                .iter()
+                .for_each(|file| std::fs::remove_file(run.join(file)).expect("removes"));
+        }
+        let before = there();
+        let mut child = start(config);
+        let writes = until(&mut child, || {
+            there() > before
+                || ["prior", "adapter"]
+                    .iter()
+                    .any(|folder| !in_folders(run, folder).is_empty())
+        });
+        let _ = child.kill();
+        let killed = !child.wait().expect("ended").success();
+        assert!(writes || !killed, "it fails by itself");
+        for file in files {
+            let (now, then) = [run, whole]
+                .map(|run| std::fs::read(run.join(file)).ok())
+                .into();
+            assert!(now.is_none() || now == then, "{file} is not whole");
+        }
+        hits += usize::from(killed && there() < files.len());
+    }
+    panic!("killed {hits} times of 60 while the result was written");
+}
+
+/// The files that are being written below a folder of the run.
+fn in_folders(run: &Path, folder: &str) -> Vec<PathBuf> {
+    let parts = std::fs::read_dir(run.join(folder)).into_iter().flatten();
+    parts
+        .filter_map(|part| Some(part.ok()?.path()))
+        .flat_map(|part| half_written(&part))
+        .collect()
+}
+
 #[test]
 fn a_killed_run_of_prior_and_adapter_ends_with_the_same_bytes() {
-    const STEPS: usize = 150;
     let (folder, model) = toy();
     let at = folder.path();
     let vae = config(at, "vae", "vae", &model, 2, "");
     works(&["train", text(&vae)]);
-    let prior = at.join("vae/prior");
-    let [whole, killed] =
-        ["whole", "killed"].map(|name| config(at, name, "joint", &prior, STEPS, ""));
-    works(&["train", text(&whole)]);
-    kill(&killed, &at.join("killed"), 1, 2);
-    works(&["train", text(&killed), "--resume"]);
-    for file in [
+    let adapter = "adapter/restoration_adapter/diffusion_pytorch_model.safetensors";
+    let files = [
         "prior/unet/diffusion_pytorch_model.safetensors",
         "prior/text_encoder/model.safetensors",
-        "adapter/restoration_adapter/diffusion_pytorch_model.safetensors",
-        "checkpoint.safetensors",
-    ] {
-        assert!(
-            weights(at, "whole", file) == weights(at, "killed", file),
-            "{file}"
-        );
-    }
-    is_tidy(&at.join("killed"), STEPS as u64);
+        adapter,
+    ];
+    killed_ends_as_whole(at, "joint", &at.join("vae/prior"), 150, &files);
+    let files = [adapter, "adapter/pytorch_lora_weights.safetensors"];
+    killed_ends_as_whole(at, "adapter", &at.join("joint-whole/prior"), 100, &files);
 }
 
 #[test]

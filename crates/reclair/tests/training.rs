@@ -104,6 +104,56 @@ fn three_steps_give_the_same_bytes_at_one_and_two_threads() {
     assert!(joint("joint-1", "1") == joint("joint-2", "2"));
 }
 
+/// A number of each step's line in the log.
+fn logged(run: &Path, key: &str) -> Vec<f64> {
+    let text = std::fs::read_to_string(run.join("log.jsonl")).expect("a log");
+    let lines = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line"));
+    lines
+        .filter_map(|line: serde_json::Value| line[key].as_f64())
+        .collect()
+}
+
+#[test]
+fn half_precision_follows_single_and_a_scale_that_overflows_is_halved() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    photos(at);
+    let model = model(at);
+    let single = config(at, "single", "vae", &model, 30, "");
+    works(&["train", text(&single)]);
+    let half = config(at, "half", "vae", &model, 30, "precision = \"f16\"");
+    works(&["train", text(&half)]);
+    let [a, b] = ["single", "half"].map(|run| logged(&at.join(run), "loss"));
+    assert_eq!((a.len(), b.len()), (30, 30));
+    assert_ne!(a, b);
+    assert!(
+        a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 0.01 * a),
+        "{a:?} {b:?}"
+    );
+    assert_eq!(logged(&at.join("half"), "loss_scale"), [65_536.0; 30]);
+    assert!(logged(&at.join("single"), "loss_scale").is_empty());
+    // A rate that throws the weights away: the scale falls to 1, and then the guard stops the run.
+    let wild = config(at, "wild", "vae", &model, 60, "precision = \"f16\"");
+    let toml = std::fs::read_to_string(&wild).expect("written");
+    std::fs::write(&wild, toml.replace("lr = 1e-3", "lr = 1e38")).expect("writes");
+    assert!(refuses(&["train", text(&wild)]).contains("no numbers"));
+    let scales = logged(&at.join("wild"), "loss_scale");
+    let halving = (0..=16).map(|i| 65_536.0 / f64::from(1 << i));
+    let wanted: Vec<f64> = [65_536.0].into_iter().chain(halving).collect();
+    assert_eq!(
+        scales,
+        wanted[..17],
+        "one sound step, then one for each scale"
+    );
+    let log = std::fs::read_to_string(at.join("wild/log.jsonl")).expect("a log");
+    assert_eq!(log.matches("the gradient overflowed").count(), 16);
+    // Gone on with, it is at the scale it stopped at.
+    assert!(refuses(&["train", text(&wild)]).contains("no numbers"));
+    assert_eq!(logged(&at.join("wild"), "loss_scale"), scales);
+}
+
 #[test]
 fn a_configuration_that_makes_no_sense_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -2,14 +2,17 @@
 //!
 //! One folder, written beside and renamed, so that a run killed at any moment finds a whole one.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use burn::tensor::{DType, TensorData};
-use priors::weights::{Metadata, SafetensorsFile, Values, save_safetensors};
+use priors::weights::{Metadata, SafetensorsFile, Stored, write_safetensors};
+use sha2::{Digest, Sha256};
 
 use crate::{
     Error,
+    config::Precision,
     guard::Recent,
+    loss_scale::LossScale,
     optimise::{AdamW, Named},
 };
 
@@ -35,6 +38,8 @@ pub struct State {
     pub step: usize,
     /// The last losses.
     pub recent: Recent,
+    /// What the loss is multiplied with.
+    pub loss_scale: LossScale,
 }
 
 const FILE: &str = "checkpoint.safetensors";
@@ -50,27 +55,40 @@ impl State {
     /// # Errors
     /// A folder that cannot be written to, or a full disk; the old checkpoint stays.
     pub fn save(&self, folder: &Path, origin: &Origin) -> Result<(), Error> {
-        let mut all = Values::new();
-        for (kind, named) in self.parts() {
+        let parts = self.parts();
+        let mut header = BTreeMap::new();
+        for (kind, named) in parts {
             for (name, values) in named {
-                all.insert(
-                    format!("{kind}/{name}"),
-                    TensorData::new(values.clone(), [values.len()]),
-                );
+                let stored = Stored {
+                    dtype: DType::F32,
+                    shape: vec![values.len()],
+                };
+                header.insert(format!("{kind}/{name}"), stored);
             }
         }
-        let metadata = Metadata::from([
+        let mut metadata = Metadata::from([
             ("step".into(), self.step.to_string()),
             ("updates".into(), self.optimiser.step.to_string()),
             ("recent".into(), self.recent.to_text()),
             ("config".into(), origin.config.clone()),
             ("data".into(), origin.data.clone()),
         ]);
-        Ok(save_safetensors(
+        if let Some(text) = self.loss_scale.to_text() {
+            metadata.insert("loss_scale".into(), text);
+        }
+        // Tensor by tensor: a copy of all would be the most memory of a run whose gradient is made in pieces.
+        let tensor = |key: &str| {
+            let (kind, name) = key.split_once('/').expect("as above");
+            let part = parts.iter().find(|(part, _)| *part == kind);
+            let values = part.expect("as above").1[name].clone();
+            let n = values.len();
+            Ok(TensorData::new(values, [n]))
+        };
+        Ok(write_safetensors(
             &folder.join(FILE),
-            &all,
-            DType::F32,
+            &header,
             &metadata,
+            tensor,
         )?)
     }
 
@@ -113,12 +131,17 @@ impl State {
             Some(text) => Recent::from_text(text).ok_or_else(damaged)?,
             None => Recent::default(),
         };
+        let loss_scale = match file.metadata("loss_scale") {
+            Some(text) => LossScale::from_text(text).ok_or_else(damaged)?,
+            None => LossScale::new(Precision::F32),
+        };
         let mut state = Self {
             values: Named::new(),
             average: Named::new(),
             optimiser: AdamW::default(),
             step,
             recent,
+            loss_scale,
         };
         state.optimiser.step = updates.map_err(|_| damaged())?;
         for key in file.names() {
@@ -137,6 +160,23 @@ impl State {
             part.insert(name.to_owned(), values);
         }
         Ok(Some(state))
+    }
+
+    /// SHA-256 of where the run stands and comes from: origin, step and trained values.
+    pub(crate) fn digest(&self, origin: &Origin) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update(&origin.config);
+        hash.update(&origin.data);
+        hash.update(self.step.to_le_bytes());
+        hash.update(self.recent.to_text());
+        for (name, values) in &self.values {
+            hash.update(name);
+            for part in values.chunks(1 << 12) {
+                let bytes: Vec<u8> = part.iter().flat_map(|v| v.to_le_bytes()).collect();
+                hash.update(bytes);
+            }
+        }
+        hash.finalize().into()
     }
 
     fn parts(&self) -> [(&'static str, &Named); 4] {

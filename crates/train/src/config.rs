@@ -102,6 +102,10 @@ pub struct Data {
     /// How often a caption is replaced by the empty string.
     #[serde(default = "half")]
     pub null_text: f64,
+    /// Whether frozen text encoders read each prompt once, into `text/` of the run's folder, and leave the memory. The
+    /// result is the same.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub cache_text: bool,
 }
 
 /// One degradation of a mixture: a preset by name or a whole law.
@@ -122,8 +126,11 @@ pub struct Mix {
 pub struct Optimise {
     /// Optimiser steps.
     pub steps: usize,
-    /// Samples in a step.
+    /// Samples computed at a time.
     pub batch: usize,
+    /// How many batches make a step: its gradient is the mean over `batch * accumulate` samples, in the memory of `batch`.
+    #[serde(default = "once", skip_serializing_if = "is_once")]
+    pub accumulate: usize,
     /// Peak learning rate.
     pub lr: f64,
     /// Steps over which the rate rises from zero.
@@ -158,6 +165,13 @@ pub struct Optimise {
     pub precision: Precision,
 }
 
+impl Optimise {
+    /// Samples in a step.
+    pub fn samples(&self) -> usize {
+        self.batch * self.accumulate
+    }
+}
+
 /// The operands of a convolution's products, forward and backward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -168,6 +182,9 @@ pub enum Precision {
     /// Activations, weights and gradients rounded to bfloat16: faster where the processor multiplies such pairs
     /// (AVX512-BF16, AMX). A run's bits then depend on the processor.
     Bf16,
+    /// The same rounded to half precision, as GPUs multiply, with a loss scale ([`crate::loss_scale`]) because its range is
+    /// small. On the CPU it is slower than `f32`: for trying what such training does.
+    F16,
 }
 
 impl Precision {
@@ -176,6 +193,7 @@ impl Precision {
         match self {
             Self::F32 => kernels::Products::F32,
             Self::Bf16 => kernels::Products::Bf16,
+            Self::F16 => kernels::Products::F16,
         }
     }
 }
@@ -267,6 +285,12 @@ pub struct DenoiseLoss {
     pub sigma_mean: f64,
     /// See `sigma_mean`.
     pub sigma_std: f64,
+    /// Which noise levels of a flow prior there are to draw from.
+    #[serde(skip_serializing_if = "is_default")]
+    pub timesteps: Timesteps,
+    /// What SDXL is told about a sample's size.
+    #[serde(skip_serializing_if = "is_default")]
+    pub sizes: Sizes,
     /// What an error in the latent counts.
     pub metric: Metric,
     /// How often the target is the low-quality picture, under a prompt of what was done to it.
@@ -280,6 +304,30 @@ pub struct DenoiseLoss {
     /// The strengths such starts are drawn from, uniformly, `[low, high]`, above 0 and at most 1.
     #[serde(skip_serializing_if = "is_usual_strength")]
     pub lq_start_strength: [f64; 2],
+}
+
+/// The noise levels of a flow prior that training draws from, at `u = sigmoid(N(mean, std))`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Timesteps {
+    /// All of them: `sigma = u`.
+    #[default]
+    Continuous,
+    /// The scheduler's training timesteps with its shift, as diffusers' training scripts for SD3 draw them:
+    /// `s = u` rounded up to a thousandth, `sigma = shift s / (1 + (shift - 1) s)`.
+    Scheduler,
+}
+
+/// What SDXL is told about a sample: original size, crop's corner, target size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sizes {
+    /// The photograph's size, where the crop was taken from what it was reduced to, and the crop's size: what SDXL was
+    /// trained with.
+    #[default]
+    Photo,
+    /// The crop's size, uncropped: what `restore` says.
+    Crop,
 }
 
 /// What an error in the latent counts.
@@ -297,6 +345,8 @@ impl Default for DenoiseLoss {
         Self {
             sigma_mean: 0.0,
             sigma_std: 1.0,
+            timesteps: Timesteps::default(),
+            sizes: Sizes::default(),
             metric: Metric::Latent,
             lq_target: 0.05,
             skip_adapter: 0.5,
@@ -311,6 +361,15 @@ const USUAL_STRENGTH: [f64; 2] = [0.3, 0.7];
 
 fn is_zero(value: &f64) -> bool {
     *value == 0.0
+}
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+fn once() -> usize {
+    1
+}
+fn is_once(times: &usize) -> bool {
+    *times == 1
 }
 fn is_usual_strength(value: &[f64; 2]) -> bool {
     *value == USUAL_STRENGTH
@@ -395,6 +454,10 @@ impl TrainConfig {
         let wrong = [
             (self.data.crop_px == 0, "data.crop_px must not be 0"),
             (self.optimise.batch == 0, "optimise.batch must not be 0"),
+            (
+                self.optimise.accumulate == 0,
+                "optimise.accumulate must not be 0",
+            ),
             (
                 !(self.guard.spike == 0.0 || self.guard.spike > 1.0),
                 "guard.spike must be above 1, or 0 for none",

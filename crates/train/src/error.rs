@@ -11,6 +11,9 @@ pub enum Error {
     /// The numbers went wrong.
     #[error("{0}")]
     Diverged(String),
+    /// The device computes wrong gradients.
+    #[error("{0}")]
+    Device(String),
     /// A prior's files.
     #[error(transparent)]
     Prior(#[from] priors::Error),

@@ -13,10 +13,15 @@ pub mod config;
 pub mod data;
 mod folder;
 pub mod guard;
+mod lent;
+pub mod loss_scale;
 pub mod objective;
 pub mod optimise;
+pub mod plan;
+pub mod ranks;
 pub mod report;
 pub mod run;
+pub mod self_test;
 pub mod validate;
 pub mod walk;
 

@@ -110,9 +110,10 @@ pub fn learning_rate(config: &Optimise, step: usize) -> f64 {
 /// Moves the average towards `values`: `average <- d average + (1 - d) values`, with the half-life in
 /// samples and a warm-up in which the half-life is at most a tenth of the samples seen so far.
 pub fn average(average: &mut Named, values: &Named, config: &Optimise, step: usize) {
-    let seen = ((step + 1) * config.batch) as f64;
+    let samples = config.samples() as f64;
+    let seen = (step + 1) as f64 * samples;
     let halflife = config.ema_halflife_images.min(0.1 * seen).max(1e-9);
-    let d = 0.5_f64.powf(config.batch as f64 / halflife) as f32;
+    let d = 0.5_f64.powf(samples / halflife) as f32;
     for (name, average) in average.iter_mut() {
         let values = &values[name];
         average

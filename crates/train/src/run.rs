@@ -13,21 +13,25 @@ use burn::tensor::{Device, TensorData};
 use pixels::random::stream;
 use priors::{
     folder::Folder,
-    weights::{SafetensorsFile, Values, Weights, share},
+    weights::{SafetensorsFile, Values, Weights},
 };
+use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::{
     Error,
     checkpoint::{Origin, State},
-    config::{Stage, Start, TrainConfig},
-    data::{Loader, Photos, hex},
+    config::{Precision, Stage, Start, TrainConfig},
+    data::{Loader, Photos, Sample, hex},
     folder::OutFolder,
     guard::{Action, Verdict},
-    objective::{Denoise, Objective, Vae},
+    lent::Lent,
+    loss_scale::LossScale,
+    objective::{Denoise, Evaluation, Objective, Vae},
     optimise::{AdamW, Named, average, clip, learning_rate},
-    report,
+    ranks::{Ranks, Share, agree, any, total},
+    report, self_test,
     validate::{Scores, Validation},
 };
 
@@ -44,6 +48,9 @@ pub struct StepRecord {
     pub gradient_norm: f64,
     /// The learning rate.
     pub lr: f64,
+    /// The loss scale, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f32>,
     /// Seconds this step took.
     pub seconds: f64,
     /// Seconds of them in which it waited for samples.
@@ -53,6 +60,11 @@ pub struct StepRecord {
 /// What a run tells whoever watches it.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// The device's gradients were compared with the CPU's: [`crate::self_test`].
+    Tested {
+        /// How far they are off, of their norm.
+        off: f64,
+    },
     /// The run starts, or goes on, at this step of so many.
     Start {
         /// Steps done before.
@@ -80,18 +92,28 @@ pub enum Event {
 /// How many samples the autoencoder's latents are measured on.
 const MEASURED: usize = 64;
 
-/// Runs `config` to its end, from its checkpoint if there is one. `stop` ends it after the step under
-/// way, with a checkpoint.
+/// Runs `config` to its end, from its checkpoint if there is one, together with the other ranks. `stop` on any of them ends
+/// it after the step under way, with a checkpoint.
 ///
 /// # Errors
-/// Unusable files, another run in the same folder, a loss that [`crate::guard`] stops at, a full disk. The last checkpoint stays
-/// whole.
+/// Unusable files, another run in the same folder, a device that computes wrong gradients, a loss that [`crate::guard`] stops at, a full disk. The last checkpoint stays
+/// whole. An error of one rank alone is not known to the others, which wait for it: [`Ranks::abort`] ends them.
 pub fn run(
     config: &TrainConfig,
     device: &Device,
+    ranks: &dyn Ranks,
     stop: &AtomicBool,
     watch: &mut dyn FnMut(Event),
 ) -> Result<(), Error> {
+    let share = Share::new(config.optimise.samples(), ranks)?;
+    let optimise = &config.optimise;
+    let off = self_test::check(device, optimise.gradient, optimise.precision.products())?;
+    watch(Event::Tested { off });
+    // Rank 0 makes the folder ready before the others look into it.
+    let writes = ranks.rank() == 0;
+    if !writes {
+        ranks.wait();
+    }
     let objective: Box<dyn Objective> = match config.stage {
         Stage::Vae => Box::new(Vae::new(config, device)?),
         _ => Box::new(Denoise::new(config, device)?),
@@ -102,20 +124,29 @@ pub fn run(
         data: photos.list_hash()?,
     };
     let initial = objective.initial()?;
-    let shapes: Vec<(String, Vec<usize>)> = initial
-        .iter()
-        .map(|(name, data)| (name.clone(), data.shape().as_slice().to_vec()))
-        .collect();
+    let shapes = shapes_of(&initial);
     let mut state = match State::load(&config.out, &origin)? {
-        Some(state) => state,
-        None => fresh(initial)?,
+        Some(state) => {
+            drop(initial);
+            state
+        }
+        None => fresh(config, initial)?,
     };
-    let mut out = OutFolder::open(&config.out, state.step)?;
-    out.write(
-        "config.resolved.toml",
-        &toml::to_string(config).expect("plain TOML"),
-    )?;
-    let batch = config.optimise.batch;
+    let mut out = None;
+    if writes {
+        let folder = OutFolder::open(&config.out, state.step)?;
+        folder.write(
+            "config.resolved.toml",
+            &toml::to_string(config).expect("plain TOML"),
+        )?;
+        out = Some(folder);
+    }
+    objective.prepare(&photos, &mut |note| watch(Event::Note(note)))?;
+    if writes {
+        ranks.wait();
+    }
+    agree(ranks, || state.digest(&origin))?;
+    let batch = config.optimise.samples();
     let parameters = state.values.values().map(Vec::len).sum();
     watch(Event::Start {
         step: state.step,
@@ -124,48 +155,73 @@ pub fn run(
     });
     let mut loader = Loader::start(
         photos.clone(),
-        state.step * batch,
-        2 * batch,
+        share,
+        state.step * share.count(),
+        2 * share.count(),
         config.data.workers,
     );
     let validation = Validation::open(config)?;
-    while state.step < config.optimise.steps && !stop.load(Ordering::Relaxed) {
-        let done = step(config, objective.as_ref(), &shapes, &mut state, &mut loader)?;
+    while state.step < config.optimise.steps && !any(ranks, stop.load(Ordering::Relaxed)) {
+        let done = step(
+            config,
+            objective.as_ref(),
+            (ranks, &share),
+            &shapes,
+            &mut state,
+            &mut loader,
+        )?;
         for why in done.passed_over {
+            if let Some(out) = &mut out {
+                out.log(
+                    &serde_json::json!({ "step": state.step, "passed_over": why }),
+                    watch,
+                )?;
+            }
+            watch(Event::Note(format!("passed over {why}")));
+        }
+        if let (Some(why), Some(out)) = (&done.overflowed, &mut out) {
             out.log(
-                &serde_json::json!({ "step": state.step, "passed_over": why }),
+                &serde_json::json!({ "step": state.step, "skipped": why }),
                 watch,
             )?;
-            watch(Event::Note(format!("passed over {why}")));
+            watch(Event::Note(format!("step {} skipped: {why}", state.step)));
         }
         match (done.wrong, config.guard.action) {
             (None, _) => {}
             (Some(why), Action::Skip) if state.recent.in_a_row <= config.guard.patience => {
-                out.log(
-                    &serde_json::json!({ "step": state.step, "skipped": why }),
-                    watch,
-                )?;
-                watch(Event::Note(format!("step {} skipped: {why}", state.step)));
+                if let Some(out) = &mut out {
+                    out.log(
+                        &serde_json::json!({ "step": state.step, "skipped": why }),
+                        watch,
+                    )?;
+                    watch(Event::Note(format!("step {} skipped: {why}", state.step)));
+                }
             }
             (Some(why), action) => {
                 // The step under way changed nothing but the count.
                 state.step -= 1;
                 state.recent.in_a_row -= 1;
-                out.log(
-                    &serde_json::json!({ "step": state.step, "stopped": why }),
-                    watch,
-                )?;
-                state.save(&config.out, &origin)?;
+                if let Some(out) = &mut out {
+                    out.log(
+                        &serde_json::json!({ "step": state.step, "stopped": why }),
+                        watch,
+                    )?;
+                    state.save(&config.out, &origin)?;
+                }
+                ranks.wait();
                 return Err(Error::Diverged(stopped(state.step + 1, &why, action)));
             }
         }
+        let Some(out) = &mut out else { continue };
         out.log(&done.record, watch)?;
         watch(Event::Step(done.record));
-        let due = |every: usize| every > 0 && state.step.is_multiple_of(every);
+        let at = state.step;
+        let due = |every: usize| every > 0 && at.is_multiple_of(every);
         // Before the checkpoint, so that a run resumed from it lacks no scores.
         if due(config.every.validate) && !validation.is_empty() {
-            let values = result(config, &shapes, &state);
-            let scores = validation.run(config, objective.as_ref(), &values, state.step)?;
+            let scores = with_result(config, &shapes, &mut state, |values, step| {
+                validation.run(config, objective.as_ref(), values, step)
+            })?;
             out.log(&scores.line(state.step), watch)?;
             watch(Event::Validated {
                 step: state.step,
@@ -177,12 +233,21 @@ pub fn run(
         }
     }
     drop(loader);
+    let Some(out) = out else {
+        ranks.wait();
+        return Ok(());
+    };
     state.save(&config.out, &origin)?;
     let samples = (0..MEASURED)
         .map(|i| photos.sample(i))
         .collect::<Result<Vec<_>, _>>()?;
-    objective.save(&result(config, &shapes, &state), &samples, &config.out)?;
-    copy_rest(&config.model, &config.out.join("prior"))?;
+    with_result(config, &shapes, &mut state, |values, _| {
+        objective.save(values, &samples, &config.out)
+    })?;
+    // A frozen prior stays where it is.
+    if config.stage != Stage::Adapter {
+        copy_rest(&config.model, &config.out.join("prior"))?;
+    }
     let about = serde_json::json!({
         "stage": config.stage,
         "steps": state.step,
@@ -195,7 +260,9 @@ pub fn run(
         "run.json",
         &serde_json::to_string_pretty(&about).expect("plain JSON"),
     )?;
-    report::write(&config.out, &config.out.join("report.html"))
+    report::write(&config.out, &config.out.join("report.html"))?;
+    ranks.wait();
+    Ok(())
 }
 
 /// Why the run stopped at `step`, and what to do.
@@ -209,7 +276,14 @@ fn stopped(step: usize, why: &str, action: Action) -> String {
     format!("step {step}: {why}; the steps before it are in the checkpoint; {advice}")
 }
 
-fn fresh(initial: Values) -> Result<State, Error> {
+/// Names and shapes of the trained tensors.
+pub(crate) fn shapes_of(values: &Values) -> Vec<(String, Vec<usize>)> {
+    let of =
+        |(name, data): (&String, &TensorData)| (name.clone(), data.shape().as_slice().to_vec());
+    values.iter().map(of).collect()
+}
+
+pub(crate) fn fresh(config: &TrainConfig, initial: Values) -> Result<State, Error> {
     let values = initial
         .into_iter()
         .map(|(name, data)| {
@@ -222,51 +296,79 @@ fn fresh(initial: Values) -> Result<State, Error> {
         })
         .collect::<Named>();
     Ok(State {
-        average: values.clone(),
+        average: if averages(config) {
+            values.clone()
+        } else {
+            Named::new()
+        },
         values,
         optimiser: AdamW::default(),
         step: 0,
         recent: Default::default(),
+        loss_scale: LossScale::new(config.optimise.precision),
     })
 }
 
 /// What a step did.
-struct Done {
-    record: StepRecord,
-    /// Why its gradient was not used.
+pub(crate) struct Done {
+    pub(crate) record: StepRecord,
+    /// What was done about a gradient that overflowed and was not used.
+    overflowed: Option<String>,
+    /// Why its gradient was not used for another reason.
     wrong: Option<String>,
     passed_over: Vec<String>,
 }
 
-fn step(
+pub(crate) fn step(
     config: &TrainConfig,
     objective: &dyn Objective,
+    (ranks, share): (&dyn Ranks, &Share),
     shapes: &[(String, Vec<usize>)],
     state: &mut State,
     loader: &mut Loader,
 ) -> Result<Done, Error> {
     let started = Instant::now();
-    let mut batch = loader.batch(config.optimise.batch)?;
+    let mut batch = loader.batch(share.count())?;
     let waited = started.elapsed().as_secs_f64();
     let passed_over = batch
         .iter_mut()
         .flat_map(|sample| std::mem::take(&mut sample.passed_over))
         .collect();
-    let mut rng = stream(config.seed, &format!("step {}", state.step));
+    // By the sample's number in the run, so that it does not matter which rank draws it, nor beside which others.
+    let mine = state.step * share.count()..(state.step + 1) * share.count();
+    let mut draws: Vec<_> = mine
+        .map(|i| stream(config.seed, &format!("noise {}", share.sample(i))))
+        .collect();
+    let scale = state.loss_scale.scale();
+    let lent = Lent::new(std::mem::take(&mut state.values), shapes);
     let evaluation = kernels::with_products(config.optimise.precision.products(), || {
-        objective.evaluate(&shaped(&state.values, shapes), &batch, &mut rng)
-    })?;
+        evaluate(
+            objective,
+            lent.values(),
+            &batch,
+            &mut draws,
+            config.optimise.batch,
+            scale,
+        )
+    });
+    state.values = lent.back();
+    let evaluation = total(ranks, share, shapes, evaluation?);
     let mut gradients = evaluation.gradients;
+    state.loss_scale.unscale(&mut gradients);
     let gradient_norm = clip(&mut gradients, config.optimise.clip);
     let lr = learning_rate(&config.optimise, state.step);
-    let verdict = state
-        .recent
-        .judge(&config.guard, evaluation.loss, gradient_norm);
-    if verdict == Verdict::Sound {
+    let overflowed = state.loss_scale.update(gradient_norm.is_finite());
+    let verdict = match overflowed {
+        Some(_) => Verdict::Sound,
+        None => state
+            .recent
+            .judge(&config.guard, evaluation.loss, gradient_norm),
+    };
+    if verdict == Verdict::Sound && overflowed.is_none() {
         state
             .optimiser
             .step(&mut state.values, &gradients, lr, &config.optimise);
-        if config.optimise.ema_halflife_images > 0.0 {
+        if averages(config) {
             average(
                 &mut state.average,
                 &state.values,
@@ -279,36 +381,70 @@ fn step(
     Ok(Done {
         record: StepRecord {
             step: state.step,
-            images: state.step * config.optimise.batch,
+            images: state.step * config.optimise.samples(),
             loss: evaluation.loss,
             gradient_norm,
             lr,
+            loss_scale: (config.optimise.precision == Precision::F16).then_some(scale),
             seconds: started.elapsed().as_secs_f64(),
             waited,
         },
+        overflowed,
         wrong: verdict.why(),
         passed_over,
     })
 }
 
-/// The weights to use: the average where one is kept.
-fn result(config: &TrainConfig, shapes: &[(String, Vec<usize>)], state: &State) -> Values {
-    let named = if config.optimise.ema_halflife_images > 0.0 {
-        &state.average
-    } else {
-        &state.values
-    };
-    shaped(named, shapes)
+/// Loss and gradients of the samples of a step, `at_a_time` of them computed together: means over all, the gradients times
+/// `scale`.
+///
+/// # Errors
+/// As the objective's.
+pub fn evaluate(
+    objective: &dyn Objective,
+    values: &Values,
+    samples: &[Sample],
+    draws: &mut [ChaCha8Rng],
+    at_a_time: usize,
+    scale: f32,
+) -> Result<Evaluation, Error> {
+    let mut sum: Option<Evaluation> = None;
+    let all = samples.len() as f64;
+    let batches = samples.chunks(at_a_time).zip(draws.chunks_mut(at_a_time));
+    for (batch, draws) in batches {
+        let mut one = objective.evaluate(values, batch, draws, scale)?;
+        let part = batch.len() as f64 / all;
+        if part != 1.0 {
+            one.scale(part);
+        }
+        match &mut sum {
+            Some(sum) => sum.add(one),
+            none => *none = Some(one),
+        }
+    }
+    Ok(sum.expect("a step has samples"))
 }
 
-fn shaped(named: &Named, shapes: &[(String, Vec<usize>)]) -> Values {
-    let data = |(name, shape): &(String, Vec<usize>)| {
-        (
-            name.clone(),
-            share(TensorData::new(named[name].clone(), shape.clone())),
-        )
+fn averages(config: &TrainConfig) -> bool {
+    config.optimise.ema_halflife_images > 0.0
+}
+
+/// Does something with the weights to use, the average where one is kept, and the step.
+fn with_result<T>(
+    config: &TrainConfig,
+    shapes: &[(String, Vec<usize>)],
+    state: &mut State,
+    then: impl FnOnce(&Values, usize) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let named = if averages(config) {
+        &mut state.average
+    } else {
+        &mut state.values
     };
-    shapes.iter().map(data).collect()
+    let lent = Lent::new(std::mem::take(named), shapes);
+    let done = then(lent.values(), state.step);
+    *named = lent.back();
+    done
 }
 
 /// Tensors to go on from: those named with `prefix`, in `file` of `folder`.
@@ -398,6 +534,7 @@ fn hash(config: &TrainConfig) -> String {
     config.every = Default::default();
     config.data.cache_mb = 0;
     config.data.workers = 0;
+    config.data.cache_text = false;
     config.guard = Default::default();
     let text = toml::to_string(&config).expect("plain TOML");
     hex(&Sha256::digest(text))

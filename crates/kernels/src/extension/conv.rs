@@ -3,7 +3,9 @@
 use burn::tensor::DType;
 
 use super::{
-    floats, in_dtype, packed, stored,
+    floats, in_dtype,
+    narrow::operand,
+    packed, stored,
     tape::{
         Backward, CheckpointStrategy, Checkpointer, Flex, FlexTensor, Gradients, Ops, Taped, record,
     },
@@ -21,7 +23,9 @@ pub(super) fn run(
     shape: &ConvShape,
 ) -> FlexTensor {
     let bias = Some(floats(bias));
-    let y = conv::forward(Isa::current(), shape, floats(x), stored(weight), bias);
+    let (x, weight) = (operand(x, shape.products), operand(weight, shape.products));
+    let shape = &shape.of_rounded();
+    let y = conv::forward(Isa::current(), shape, floats(&x), stored(&weight), bias);
     let [c, h, w] = shape.output;
     tensor(y, [shape.batch, c, h, w])
 }
@@ -35,16 +39,24 @@ struct State {
 }
 
 impl State {
+    fn operand(&self, tensor: &FlexTensor) -> FlexTensor {
+        operand(tensor, self.shape.products)
+    }
+
     fn input_grad(&self, dy: &FlexTensor) -> FlexTensor {
         let weight = self.weight.as_ref().expect("kept for a tracked input");
-        let dx = conv::input_grad(Isa::current(), &self.shape, floats(dy), stored(weight));
+        let (weight, dy) = (self.operand(weight), self.operand(dy));
+        let shape = self.shape.of_rounded();
+        let dx = conv::input_grad(Isa::current(), &shape, floats(&dy), stored(&weight));
         let [c, h, w] = self.shape.input;
         tensor(dx, [self.shape.batch, c, h, w])
     }
 
     fn weight_grad(&self, dy: &FlexTensor) -> FlexTensor {
         let x = self.x.as_ref().expect("kept for a tracked weight");
-        let dw = conv::weight_grad(Isa::current(), &self.shape, floats(x), floats(dy));
+        let (x, dy) = (self.operand(x), self.operand(dy));
+        let shape = self.shape.of_rounded();
+        let dw = conv::weight_grad(Isa::current(), &shape, floats(&x), floats(&dy));
         let ([out, ..], [c, ..], [kh, kw]) =
             (self.shape.output, self.shape.input, self.shape.kernel);
         in_dtype(tensor(dw, [out, c, kh, kw]), self.weight_dtype)

@@ -3,7 +3,9 @@
 use burn::tensor::DType;
 
 use super::{
-    floats, in_dtype, packed, stored,
+    floats, in_dtype,
+    narrow::operand,
+    packed, stored,
     tape::{
         Backward, CheckpointStrategy, Checkpointer, Flex, FlexTensor, Gradients, Ops, Taped, record,
     },
@@ -21,7 +23,9 @@ pub(super) fn run(
     shape: &LinearShape,
 ) -> FlexTensor {
     let bias = Some(floats(bias));
-    let y = linear::forward(Isa::current(), shape, floats(x), stored(weight), bias);
+    let (x, weight) = (operand(x, shape.products), operand(weight, shape.products));
+    let shape = &shape.of_rounded();
+    let y = linear::forward(Isa::current(), shape, floats(&x), stored(&weight), bias);
     tensor(y, [shape.n, shape.d_out])
 }
 
@@ -47,16 +51,24 @@ impl Backward<Flex, 3> for LinearBackward {
             weight_dtype,
             shape,
         } = ops.state;
-        let LinearShape { n, d_in, d_out, .. } = shape;
+        let LinearShape {
+            n,
+            d_in,
+            d_out,
+            products,
+        } = shape;
+        let shape = shape.of_rounded();
         let dy = packed(grads.consume::<Flex>(&ops.node));
+        let operand = |tensor: &FlexTensor| operand(tensor, products);
+        let factor = operand(&dy);
         if let Some(x) = x {
-            let weight = kept_weight.expect("kept for a tracked input");
-            let dx = linear::input_grad(Isa::current(), &shape, floats(&dy), stored(&weight));
+            let weight = operand(&kept_weight.expect("kept for a tracked input"));
+            let dx = linear::input_grad(Isa::current(), &shape, floats(&factor), stored(&weight));
             grads.register::<Flex>(x.id, tensor(dx, [n, d_in]));
         }
         if let Some(weight) = weight {
-            let x = kept_x.expect("kept for a tracked weight");
-            let dw = linear::weight_grad(Isa::current(), &shape, floats(&x), floats(&dy));
+            let x = operand(&kept_x.expect("kept for a tracked weight"));
+            let dw = linear::weight_grad(Isa::current(), &shape, floats(&x), floats(&factor));
             let dw = in_dtype(tensor(dw, [d_out, d_in]), weight_dtype);
             grads.register::<Flex>(weight.id, dw);
         }

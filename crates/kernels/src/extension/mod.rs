@@ -8,6 +8,7 @@ mod attention;
 mod conv;
 mod enlarge;
 mod linear;
+mod narrow;
 mod norm;
 mod pointwise;
 mod tape;
@@ -21,9 +22,12 @@ use burn::{
     tensor::{DType, FloatDType, Tensor, TensorData, bf16, f16},
 };
 
-use crate::fast::{
-    attention::AttentionShape, conv::ConvShape, elementwise::Function, enlarge::EnlargeShape, isa,
-    linear::LinearShape, norm::NormShape, row_norm::RowShape, stored::Stored,
+use crate::{
+    fast::{
+        attention::AttentionShape, conv::ConvShape, elementwise::Function, enlarge::EnlargeShape,
+        isa, linear::LinearShape, norm::NormShape, row_norm::RowShape, stored::Stored,
+    },
+    plain,
 };
 
 /// The operations with a fast path.
@@ -80,6 +84,7 @@ pub(crate) trait KernelOps: Backend {
 pub(crate) fn is_fast<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32
         && isa::enabled()
+        && !plain::asked_for()
         && matches!(
             x.device().as_dispatch().clone().inner(),
             DispatchDevice::Flex(_)

@@ -50,6 +50,14 @@ impl ConvShape {
         self.kernel[0] * self.kernel[1]
     }
 
+    /// The same for operands that are rounded already.
+    pub(crate) fn of_rounded(self) -> Self {
+        Self {
+            products: self.products.of_rounded(),
+            ..self
+        }
+    }
+
     /// Whether it is a 1x1 convolution of every pixel.
     fn is_pointwise(&self) -> bool {
         self.taps() == 1

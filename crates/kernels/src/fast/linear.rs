@@ -26,6 +26,16 @@ pub(crate) struct LinearShape {
     pub(crate) products: Products,
 }
 
+impl LinearShape {
+    /// The same for operands that are rounded already.
+    pub(crate) fn of_rounded(self) -> Self {
+        Self {
+            products: self.products.of_rounded(),
+            ..self
+        }
+    }
+}
+
 /// Rows up to which packing the weight costs more than it gives.
 const FEW: usize = 16;
 

@@ -14,6 +14,9 @@ pub enum Products {
     F32,
     /// Of values rounded to bfloat16 (8 significant bits); sums stay f32.
     Bf16,
+    /// Of values rounded to half precision (11 significant bits, up to 65504); sums stay f32. No faster here than f32: for
+    /// trying what GPUs do.
+    F16,
 }
 
 /// The kernel that makes them.
@@ -28,10 +31,15 @@ pub(super) enum Kernel {
 }
 
 impl Products {
+    /// How products of operands that are rounded already are made.
+    pub(crate) fn of_rounded(self) -> Self {
+        if self == Self::F16 { Self::F32 } else { self }
+    }
+
     /// The kernel for a set.
     pub(super) fn kernel(self, isa: Isa) -> Kernel {
         match self {
-            Self::F32 => Kernel::Single,
+            Self::F32 | Self::F16 => Kernel::Single,
             Self::Bf16 if isa == Isa::Amx => Kernel::Tiles,
             Self::Bf16 => Kernel::Pair,
         }

@@ -44,6 +44,62 @@ fn products_are_chosen_for_a_stretch_of_code() {
     );
 }
 
+/// `values` as half precision stores them.
+fn rounded<const D: usize>(x: &Tensor<D>) -> Tensor<D> {
+    x.clone().cast(FloatDType::F16).cast(FloatDType::F32)
+}
+
+/// In half precision the operands of every product, the gradient's too, are rounded first and multiplied exactly then.
+#[test]
+fn half_precision_rounds_the_operands_and_nothing_else() {
+    fn check<const X: usize, const W: usize>(
+        x: Tensor<X>,
+        w: Tensor<W>,
+        f: impl Fn(Tensor<X>, Tensor<W>) -> Tensor<X>,
+    ) {
+        let run = |products, x: Tensor<X>, w: Tensor<W>, dy: Tensor<X>| {
+            let (x, w) = (x.autodiff().require_grad(), w.autodiff().require_grad());
+            let y = with_products(products, || f(x.clone(), w.clone()));
+            let grads = (y.clone() * dy).sum().backward();
+            let dw = w.grad(&grads).expect("tracked");
+            (
+                values(y.without_autodiff()),
+                values(gradient(&x, &grads)),
+                values(dw),
+            )
+        };
+        let dy = random(f(x.clone(), w.clone()).dims());
+        let half = run(Products::F16, x.clone(), w.clone(), dy.clone());
+        let exact = run(Products::F32, rounded(&x), rounded(&w), rounded(&dy));
+        assert_eq!(half, exact);
+        assert_ne!(half, run(Products::F32, x, w, dy));
+    }
+    check(random([2, 20, 9, 9]), random([30, 20, 3, 3]), |x, w| {
+        conv2d(x, w, None, 1, Padding::same(1))
+    });
+    check(random([2, 20, 9, 9]), random([30, 20, 1, 1]), |x, w| {
+        conv2d(x, w, None, 1, Padding::same(0))
+    });
+    // Few rows, and enough of them for the weight to be packed.
+    for rows in [9, 40] {
+        check(random([rows, 24]), random([11, 24]), |x, w| {
+            linear(x, w, None)
+        });
+    }
+}
+
+/// What is too large becomes infinite, and what is too small vanishes: what a loss scale is for.
+#[test]
+fn half_precision_has_its_range() {
+    let device = Device::flex();
+    let one = |v: f32| Tensor::<2>::from_floats([[v]], &device);
+    let product = |a, b| with_products(Products::F16, || values(linear(one(a), one(b), None))[0]);
+    assert_eq!(product(60_001.0, 2.0), 120_000.0);
+    assert_eq!(product(70_000.0, 1.0), f32::INFINITY);
+    assert_eq!(product(2e-8, 1.0), 0.0);
+    assert!(product(1e-7, 1.0) > 0.0);
+}
+
 #[test]
 fn conv2d_and_its_gradients_match_burns_own() {
     for (stride, size) in [(1, 16), (2, 16), (1, 9)] {

@@ -82,6 +82,15 @@ pub enum Drawn {
     },
 }
 
+/// Every word of [`descriptors`], in their order; the first is always said.
+pub const DESCRIPTORS: [&str; 5] = [
+    "low quality",
+    "low resolution",
+    "blurry",
+    "noisy",
+    "compressed",
+];
+
 /// The words for what was drawn, "low quality" first; the thresholds are in the module's documentation:
 /// 2/3 of the width, 0.3 of a four-pixel wave, noise of 5/255, quality 75.
 pub fn descriptors(drawn: &[Drawn]) -> Vec<&'static str> {
@@ -94,12 +103,17 @@ pub fn descriptors(drawn: &[Drawn]) -> Vec<&'static str> {
             Drawn::Jpeg { quality: q } => quality = quality.min(*q),
         }
     }
-    let mut words = vec!["low quality"];
-    words.extend((size <= LOW_RESOLUTION).then_some("low resolution"));
-    words.extend((response < BLURRY).then_some("blurry"));
-    words.extend((f64::sqrt(variance) >= NOISY).then_some("noisy"));
-    words.extend((quality <= COMPRESSED).then_some("compressed"));
+    let said = [
+        true,
+        size <= LOW_RESOLUTION,
+        response < BLURRY,
+        f64::sqrt(variance) >= NOISY,
+        quality <= COMPRESSED,
+    ];
+    let words = DESCRIPTORS.into_iter().zip(said);
     words
+        .filter_map(|(word, said)| said.then_some(word))
+        .collect()
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ mod presets;
 mod sharpen;
 
 pub use config::{Degradation, KernelLaw, Noise, Range, Resize, Sharpen, Step};
-pub use drawn::{Degraded, Drawn, descriptors};
+pub use drawn::{DESCRIPTORS, Degraded, Drawn, descriptors};
 pub use filter::filter2d;
 pub use jpeg::jpeg;
 pub use kernel::Kernel;

@@ -7,5 +7,5 @@ mod open;
 mod save;
 
 pub use format::{Format, is_picture_name};
-pub use open::{Limits, decode, open, open_within};
+pub use open::{Limits, decode, open, open_within, size};
 pub use save::{encode, save};

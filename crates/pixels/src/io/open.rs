@@ -74,6 +74,20 @@ pub fn open_within(path: impl AsRef<Path>, limits: Limits) -> Result<Image, Erro
     decode(&std::fs::read(path).map_err(readable)?, path, limits)
 }
 
+/// Width and height of the picture in `bytes` as they are stored, without decoding it; `path` is only for messages.
+///
+/// # Errors
+/// As [`decode`].
+pub fn size(bytes: &[u8], path: &Path) -> Result<[usize; 2], Error> {
+    let reader = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(|source| Error::io(path, source, AGAIN))?;
+    let (width, height) = reader
+        .into_dimensions()
+        .map_err(|error| from_image_error(error, path))?;
+    Ok([width as usize, height as usize])
+}
+
 /// The picture in `bytes`; `path` is only for messages.
 ///
 /// # Errors

@@ -111,7 +111,7 @@ impl Folder {
         }
     }
 
-    /// The tensors of a weights file, or of its shards or variant.
+    /// The tensors of a weights file, or of its shards or variant; blank ones without a file.
     ///
     /// # Errors
     /// A missing file or one that is no safetensors file.
@@ -121,6 +121,9 @@ impl Folder {
         precision: Precision,
         device: &Device,
     ) -> Result<Weights, Error> {
+        if let Precision::Blank(dtype) = precision {
+            return Ok(Weights::blank_of(dtype, device));
+        }
         let weights = Weights::from_view(self.view(file)?, precision, device);
         Ok(match self.edit(file) {
             Some(edit) => weights.edited(edit),

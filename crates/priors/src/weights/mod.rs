@@ -55,19 +55,20 @@ pub fn share(data: TensorData) -> TensorData {
 /// times as many as any supported network has. A `config.json` that asks for more is not counted but refused.
 const BLANK_LIMIT: (usize, usize) = (1 << 29, 20_000);
 
-/// Zeros of this shape that share `zeros` with all others; none beyond the limit.
-fn blank(zeros: &Mutex<bytes::Bytes>, shape: &[usize]) -> Option<TensorData> {
+/// Zeros of this shape and type that share `zeros` with all others; none beyond the limit.
+fn blank(zeros: &Mutex<bytes::Bytes>, shape: &[usize], dtype: DType) -> Option<TensorData> {
     let product = |n: usize, &side: &usize| n.checked_mul(side);
     let n = shape.iter().try_fold(1, product)?;
     if n > BLANK_LIMIT.0 {
         return None;
     }
+    let size = dtype.size() * n;
     let mut zeros = zeros.lock().expect("no panic while held");
-    if zeros.len() < 4 * n {
-        *zeros = vec![0_u8; 4 * n].into();
+    if zeros.len() < size {
+        *zeros = vec![0_u8; size].into();
     }
-    let bytes = Bytes::from_shared(zeros.slice(..4 * n), AllocationProperty::Other);
-    Some(TensorData::from_bytes(bytes, shape.to_vec(), DType::F32))
+    let bytes = Bytes::from_shared(zeros.slice(..size), AllocationProperty::Other);
+    Some(TensorData::from_bytes(bytes, shape.to_vec(), dtype))
 }
 
 /// A place tensors come from.
@@ -76,8 +77,8 @@ enum Source {
     Values(Values),
     Seed(u64),
     Formula,
-    /// Zeros, all of them the beginning of one buffer that nobody touches.
-    Blank(Mutex<bytes::Bytes>),
+    /// Zeros of a type, all of them the beginning of one buffer that nobody writes to.
+    Blank(Mutex<bytes::Bytes>, DType),
 }
 
 /// How stored half-precision tensors are handed out.
@@ -87,6 +88,8 @@ pub enum Precision {
     Stored,
     /// Widened to f32 once.
     F32,
+    /// Not at all: zeros of this type, which take no memory, whether there is a file or not. For a rehearsal.
+    Blank(DType),
 }
 
 struct Shared {
@@ -215,8 +218,13 @@ impl Weights {
 
     /// Zeros that take no memory, for counting parameters: see [`Weights::shapes`].
     pub fn blank(device: &Device) -> Self {
+        Self::blank_of(DType::F32, device)
+    }
+
+    /// The same of another type: f32, f16 or bf16.
+    pub fn blank_of(dtype: DType, device: &Device) -> Self {
         Self::new(
-            Source::Blank(Mutex::default()),
+            Source::Blank(Mutex::default(), dtype),
             "blank",
             Precision::Stored,
             device,
@@ -264,7 +272,7 @@ impl Weights {
         match &self.shared.source {
             Source::Files(view) => view.has(&name),
             Source::Values(values) => values.contains_key(&name),
-            Source::Seed(_) | Source::Formula | Source::Blank(_) => true,
+            Source::Seed(_) | Source::Formula | Source::Blank(..) => true,
         }
     }
 
@@ -302,6 +310,7 @@ impl Weights {
                 Some(DType::F64) | None => DType::F32,
                 Some(dtype) => dtype,
             },
+            (Source::Blank(_, dtype), _) => *dtype,
             _ => DType::F32,
         }
     }
@@ -320,9 +329,9 @@ impl Weights {
                 Some(data)
             }
             Source::Formula => Some(formula::data(name, shape)),
-            Source::Blank(zeros) => {
+            Source::Blank(zeros, dtype) => {
                 let count = self.shared.used.lock().expect("no panic while held").len();
-                let data = blank(zeros, shape).filter(|_| count < BLANK_LIMIT.1);
+                let data = blank(zeros, shape, *dtype).filter(|_| count < BLANK_LIMIT.1);
                 Some(data.ok_or_else(|| {
                     let what = format!(
                         "tensor {name} {shape:?} is beyond any known network; correct config.json"
@@ -391,7 +400,7 @@ impl Weights {
                     .cloned()
                     .collect()
             }
-            Source::Seed(_) | Source::Formula | Source::Blank(_) => return Ok(()),
+            Source::Seed(_) | Source::Formula | Source::Blank(..) => return Ok(()),
         };
         if unused.is_empty() {
             return Ok(());

@@ -159,5 +159,13 @@ fn atomically(
     write(&mut file)?;
     file.as_file().sync_all().map_err(io)?;
     file.persist(path).map_err(|error| io(error.error))?;
+    // The new name is an entry of the folder, which a loss of power may otherwise take back.
+    #[cfg(unix)]
+    match std::fs::File::open(folder).and_then(|folder| folder.sync_all()) {
+        Ok(()) => {}
+        // Some file systems do not know this of folders.
+        Err(why) if why.kind() == std::io::ErrorKind::InvalidInput => {}
+        Err(why) => return Err(io(why)),
+    }
     Ok(())
 }

@@ -197,6 +197,24 @@ impl View {
         }))
     }
 
+    /// Feeds all that is stored for this network to `update`: key, type, shape and values, in the order of the keys.
+    pub fn feed(&self, update: &mut dyn FnMut(&[u8])) {
+        let mut stored: Vec<(&str, &str, &SafetensorsFile)> = Vec::new();
+        for file in &self.files {
+            let keys = file.names().iter();
+            stored.extend(keys.filter_map(|full| {
+                let key = full.strip_prefix(self.prefix.as_str())?;
+                Some((key, full.as_str(), &**file))
+            }));
+        }
+        stored.sort_by_key(|(key, ..)| *key);
+        for (key, full, file) in stored {
+            let shape = file.shape(full).unwrap_or_default();
+            update(format!("{key} {:?} {shape:?}", file.dtype(full)).as_bytes());
+            update(&file.rows(full, 0..shape.first().copied().unwrap_or(1)));
+        }
+    }
+
     /// Stored keys that none of `used` needs.
     pub fn unused(&self, used: &BTreeMap<String, Vec<usize>>) -> Vec<String> {
         let needed: BTreeSet<String> = used

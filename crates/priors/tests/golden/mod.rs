@@ -66,6 +66,11 @@ impl Golden {
         self.file.has(name)
     }
 
+    /// The names of all tensors.
+    pub(crate) fn names(&self) -> &[String] {
+        self.file.names()
+    }
+
     /// A tensor's stored data.
     pub(crate) fn data(&self, name: &str) -> TensorData {
         let data = self.file.data(name);

@@ -190,6 +190,7 @@ fn plain(args: &PreviewArgs) -> anyhow::Result<Data> {
         cache_mb: 0,
         workers: 1,
         null_text: 0.0,
+        cache_text: false,
     })
 }
 

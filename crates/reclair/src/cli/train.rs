@@ -1,4 +1,5 @@
-//! `reclair train CONFIG.toml`: a training run with a progress line; Ctrl-C ends it with a checkpoint.
+//! `reclair train CONFIG.toml`: a training run with a progress line; Ctrl-C ends it with a checkpoint. Started by `mpirun`,
+//! it trains together with the other ranks, of which the first talks.
 
 use std::{
     io::{IsTerminal, Write},
@@ -14,8 +15,10 @@ use anyhow::ensure;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use train::{
-    checkpoint,
+    Error, checkpoint,
     config::TrainConfig,
+    plan::{Plan, plan},
+    ranks::{Ranks, join},
     run::{Event, StepRecord},
 };
 
@@ -27,21 +30,46 @@ pub(super) struct Args {
     /// Go on from the checkpoint, and fail where there is none; without this a run goes on if there is one.
     #[arg(long)]
     resume: bool,
-    /// Print the log's JSON lines.
+    /// Train nothing: try a few steps without the model's weights and print parameters, time and peak memory.
+    #[arg(long)]
+    plan: bool,
+    /// Print the log's JSON lines, or the plan as one.
     #[arg(long)]
     json: bool,
     /// Where the networks run.
     #[arg(long, value_enum, default_value_t = super::On::Cpu)]
     device: super::On,
-    /// Threads; all cores by default.
+    /// Threads; all cores by default, shared with the other ranks of this machine.
     #[arg(long)]
     threads: Option<usize>,
 }
 
 /// Runs it.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    super::set_threads(args.threads)?;
+    let ranks = join()?;
+    let result = train(args, ranks.as_ref());
+    if let (true, Err(why)) = (ranks.count() > 1, &result) {
+        // All ranks know of a run that went wrong, and the first one says it. Of whatever else, only this one knows.
+        if ranks.rank() > 0 && matches!(why.downcast_ref(), Some(Error::Diverged(_))) {
+            ranks.wait();
+        }
+        eprintln!("error: rank {}: {why:#}", ranks.rank());
+        ranks.abort();
+    }
+    result
+}
+
+fn train(args: &Args, ranks: &dyn Ranks) -> anyhow::Result<()> {
+    super::set_threads(args.threads.or(ranks.threads()))?;
     let config = TrainConfig::read(&args.config)?;
+    if args.plan {
+        let plan = plan(&config, &args.device.device()?, ranks)?;
+        return if ranks.rank() == 0 {
+            print_plan(args, &plan, ranks.count())
+        } else {
+            Ok(())
+        };
+    }
     ensure!(
         !args.resume || checkpoint::exists(&config.out),
         "{}: holds no checkpoint to go on from; leave --resume out to start",
@@ -50,15 +78,29 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
     ctrlc::set_handler(move || asked.store(true, Ordering::Relaxed))?;
-    let mut progress = Progress::new(config.optimise.batch)?;
     let device = args.device.device()?;
-    train::run::run(&config, &device, &stop, &mut |event| {
+    let first = ranks.rank() == 0;
+    if first && ranks.count() > 1 {
+        let (count, threads) = (ranks.count(), rayon::current_num_threads());
+        eprintln!("{count} ranks, {threads} threads in the first");
+    }
+    let mut progress = Progress::new(config.optimise.samples())?;
+    train::run::run(&config, &device, ranks, &stop, &mut |event| {
+        if !first {
+            if let Event::Note(note) = &event {
+                eprintln!("rank {}: note: {note}", ranks.rank());
+            }
+            return;
+        }
         if let (true, Event::Logged(line)) = (args.json, &event) {
             // Who reads along may leave; the run goes on.
             let _ = writeln!(std::io::stdout(), "{line}");
         }
         progress.show(&event);
     })?;
+    if !first {
+        return Ok(());
+    }
     let done = progress.step == config.optimise.steps as u64;
     progress.bar.finish_and_clear();
     if done {
@@ -66,6 +108,34 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     } else {
         eprintln!("stopped with a checkpoint; run the same command to go on");
     }
+    Ok(())
+}
+
+fn print_plan(args: &Args, plan: &Plan, ranks: usize) -> anyhow::Result<()> {
+    let out = &mut std::io::stdout();
+    if args.json {
+        let line = serde_json::json!({ "config": args.config, "ranks": ranks, "plan": plan });
+        writeln!(out, "{line}")?;
+        return Ok(());
+    }
+    let memory = |bytes: Option<u64>| match bytes {
+        Some(bytes) => format!("{:.2} GB", bytes as f64 / 1e9),
+        None => "unknown on this system".to_owned(),
+    };
+    let all = Duration::from_secs_f64(plan.seconds_per_step * plan.steps as f64);
+    writeln!(
+        out,
+        "trains {} values over {} frozen ones; {} samples a step{}; about {:.2} s a step, {} for {} steps; peak memory about {}, of {} free now",
+        plan.trained,
+        plan.frozen,
+        plan.samples,
+        if ranks > 1 { " in each rank" } else { "" },
+        plan.seconds_per_step,
+        indicatif::HumanDuration(all),
+        plan.steps,
+        memory(plan.peak_bytes),
+        memory(plan.available_bytes)
+    )?;
     Ok(())
 }
 
@@ -110,6 +180,9 @@ impl Progress {
 
     fn show(&mut self, event: &Event) {
         match event {
+            Event::Tested { off } => self.say(&format!(
+                "self-test: gradients agree with those of plain operations on the CPU to {off:.0e}"
+            )),
             Event::Start {
                 step,
                 steps,

@@ -1,4 +1,5 @@
 //! Tiny random priors and adapters in diffusers' layout, for the tests of the command line.
+#![allow(dead_code, reason = "each test binary uses its part of this")]
 
 use std::path::Path;
 

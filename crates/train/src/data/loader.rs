@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Photos, Sample};
-use crate::Error;
+use crate::{Error, ranks::Share};
 
 /// Samples in order, made ahead by worker threads.
 #[derive(Debug)]
@@ -21,12 +21,13 @@ pub struct Loader {
 struct Desk {
     state: Mutex<State>,
     changed: Condvar,
+    share: Share,
     ahead: usize,
 }
 
 #[derive(Debug)]
 struct State {
-    /// The next sample a worker makes.
+    /// The next sample a worker makes, of the rank's share.
     next: usize,
     /// The next sample the reader takes; workers stay less than `ahead` before it.
     wanted: usize,
@@ -52,8 +53,14 @@ impl Desk {
 }
 
 impl Loader {
-    /// Starts `workers` threads at sample `first`, which hold at most `ahead` samples.
-    pub fn start(photos: Arc<Photos>, first: usize, ahead: usize, workers: usize) -> Self {
+    /// Starts `workers` threads at sample `first` of the rank's share, which hold at most `ahead` samples.
+    pub fn start(
+        photos: Arc<Photos>,
+        share: Share,
+        first: usize,
+        ahead: usize,
+        workers: usize,
+    ) -> Self {
         let desk = Arc::new(Desk {
             state: Mutex::new(State {
                 next: first,
@@ -62,6 +69,7 @@ impl Loader {
                 ended: false,
             }),
             changed: Condvar::new(),
+            share,
             ahead: ahead.max(1),
         });
         let worker = |_| {
@@ -135,7 +143,7 @@ fn work(photos: &Photos, desk: &Desk) {
         let index = state.next;
         state.next += 1;
         drop(state);
-        let sample = photos.sample(index);
+        let sample = photos.sample(desk.share.sample(index));
         desk.lock().ready.insert(index, sample);
         desk.changed.notify_all();
     }

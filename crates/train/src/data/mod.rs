@@ -9,6 +9,7 @@ mod source;
 
 use std::{
     collections::HashMap,
+    path::Path,
     sync::{Arc, Mutex},
 };
 
@@ -42,14 +43,28 @@ pub struct Sample {
     pub descriptors: Vec<&'static str>,
     /// What was done to it.
     pub drawn: Vec<Drawn>,
+    /// Where in its photograph the crop is.
+    pub place: Place,
     /// The photograph's name.
     pub name: String,
     /// Why photographs that were drawn before this one could not be decoded.
     pub passed_over: Vec<String>,
 }
 
+/// Where in its photograph a crop is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Height and width of the photograph as it is stored.
+    pub photo_px: [usize; 2],
+    /// Top and left of the crop in the photograph that was reduced, and mirrored where the crop is.
+    pub corner_px: [usize; 2],
+}
+
 /// How many photographs that cannot be decoded a sample passes over before that is an error.
 const PASS_OVER: usize = 16;
+
+/// How many photographs tell the size of all.
+const MEASURED: usize = 64;
 
 /// The photographs of a folder or of shards and how samples are drawn from them.
 #[derive(Debug)]
@@ -106,6 +121,28 @@ impl Photos {
         self.pictures.len()
     }
 
+    /// Bytes of all photographs when they are decoded, by those of some of them.
+    ///
+    /// # Errors
+    /// A photograph that is gone.
+    pub(crate) fn decoded_bytes(&self) -> Result<usize, Error> {
+        let every = self.pictures.len().div_ceil(MEASURED).max(1);
+        let (mut looked_at, mut bytes) = (0, 0);
+        for picture in self.pictures.iter().step_by(every) {
+            // What cannot be decoded is passed over when its turn comes.
+            if let Ok([w, h]) = pixels::io::size(&picture.bytes()?, Path::new(&picture.name)) {
+                bytes += 3 * w * h;
+            }
+            looked_at += 1;
+        }
+        Ok(bytes * self.pictures.len() / looked_at.max(1))
+    }
+
+    /// Bytes of the decoded photographs that are kept now.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.cache.lock().expect("no panic while held").bytes
+    }
+
     /// SHA-256 over the names, sizes and captions of all photographs, in order: quick, and another where pictures
     /// came, went or changed places, so that sample `i` is no longer the same.
     ///
@@ -153,7 +190,7 @@ impl Photos {
         let factor = (low.ln() + (high.ln() - low.ln()) * rng.random::<f64>())
             .exp()
             .min(room);
-        let hq = crop(&photo, size, factor, &mut rng);
+        let (hq, place) = crop(&photo, size, factor, &mut rng);
         let caption = if rng.random::<f64>() < self.data.null_text {
             ""
         } else {
@@ -173,6 +210,7 @@ impl Photos {
                 caption,
                 descriptors: vec![],
                 drawn: vec![],
+                place,
                 name,
                 passed_over,
             });
@@ -184,6 +222,7 @@ impl Photos {
             caption,
             descriptors: degraded.descriptors,
             drawn: degraded.drawn,
+            place,
             name,
             passed_over,
         })
@@ -251,8 +290,8 @@ fn law(mix: &Mix) -> Result<(Degradation, f64), Error> {
     Ok((law, mix.weight))
 }
 
-/// A `size` x `size` crop of the photograph reduced by `factor`, mirrored half of the time.
-fn crop(photo: &Photo, size: usize, factor: f64, rng: &mut impl RngExt) -> Image {
+/// A `size` x `size` crop of the photograph reduced by `factor`, mirrored half of the time, and where it is.
+fn crop(photo: &Photo, size: usize, factor: f64, rng: &mut impl RngExt) -> (Image, Place) {
     let side = (size as f64 * factor).round() as usize;
     let side = side.min(photo.width).min(photo.height);
     let (w, h) = (side, side);
@@ -263,10 +302,55 @@ fn crop(photo: &Photo, size: usize, factor: f64, rng: &mut impl RngExt) -> Image
         let x = if mirror { w - 1 - x } else { x };
         f32::from(photo.rgb[3 * ((top + y) * photo.width + left + x) + c]) / 255.0
     });
-    scale(&region, size, size, Filter::CatmullRom)
+    let from_left = if mirror { photo.width - w - left } else { left };
+    let place = Place {
+        photo_px: [photo.height, photo.width],
+        corner_px: [top, from_left].map(|px| (px * size + side / 2) / side),
+    };
+    (scale(&region, size, size, Filter::CatmullRom), place)
 }
 
 /// Bytes as hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Red is a pixel's column and green its row.
+    fn ramp(width: usize, height: usize) -> Photo {
+        let pixel = |i: usize| [(i % width) as u8, (i / width) as u8, 0];
+        Photo {
+            width,
+            height,
+            rgb: (0..width * height).flat_map(pixel).collect(),
+        }
+    }
+
+    #[test]
+    fn a_crop_says_where_it_was_taken() {
+        let photo = ramp(90, 60);
+        let mut mirrored = 0;
+        for i in 0..20 {
+            let mut rng = stream(i, "test");
+            let (image, place) = crop(&photo, 16, 1.0, &mut rng);
+            let [top, left] = place.corner_px;
+            let first = |plane: usize| (255.0 * image.plane(plane)[0]).round() as usize;
+            assert_eq!(place.photo_px, [60, 90]);
+            assert_eq!(first(1), top);
+            // A mirrored crop is one of the mirrored photograph.
+            if image.plane(0)[0] > image.plane(0)[1] {
+                mirrored += 1;
+                assert_eq!(first(0), 89 - left);
+            } else {
+                assert_eq!(first(0), left);
+            }
+            let mut rng = stream(i, "test");
+            let (_, reduced) = crop(&photo, 16, 2.0, &mut rng);
+            assert!(reduced.corner_px[0] <= 60 / 2 - 16 && reduced.corner_px[1] <= 90 / 2 - 16);
+        }
+        assert!((1..20).contains(&mirrored));
+    }
 }

@@ -26,6 +26,7 @@ use priors::{
     folder::{ENCODER_FILE, Folder, NETWORK_FILE},
     model::PriorModel,
     scheduler::{Prediction, SchedulerConfig},
+    text::uncropped,
     vae::AutoencoderKl,
     weights::{Metadata, Precision, Values, Weights, save_safetensors, write_atomically},
 };
@@ -41,12 +42,12 @@ use restore::{
 
 use super::{
     Evaluation, Objective, below, encoders::Encoders, image_from_tensor, levels::Levels, noise,
-    pixel_metric, tensor_from_images,
+    pixel_metric, tensor_from_images, text_cache::TextCache,
 };
 use crate::{
     Error,
-    config::{Metric, Stage, TrainConfig},
-    data::{Photos, Sample},
+    config::{Metric, Sizes, Stage, TrainConfig},
+    data::{Photos, Place, Sample},
     run::{Stored, start_values},
     walk::{Inputs, Networks, gradients},
 };
@@ -70,28 +71,96 @@ pub struct Denoise {
     device: Device,
 }
 
+/// Whether what stays fixed is loaded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fixed {
+    Loaded,
+    Blank,
+}
+
+impl Fixed {
+    /// The weights as `precision` would hand them out, or zeros of that type.
+    fn precision(self, precision: Precision, folder: &Folder) -> Precision {
+        match (self, precision) {
+            (Self::Loaded, precision) => precision,
+            (Self::Blank, Precision::F32) => Precision::Blank(DType::F32),
+            (Self::Blank, _) => Precision::Blank(stored_dtype(folder)),
+        }
+    }
+}
+
+/// The folder of the model.
+pub(crate) fn folder_of(config: &TrainConfig) -> Result<Folder, Error> {
+    Ok(if config.stage == Stage::Adapter {
+        Folder::open(&config.model)?
+    } else {
+        Folder::Disk(config.model.clone())
+    })
+}
+
+/// The type that the network of `folder` is stored in; the one SDXL and SD3 are published in where there are no weights.
+pub(crate) fn stored_dtype(folder: &Folder) -> DType {
+    let network = Architecture::of(folder).folder();
+    let blank = Weights::blank(&Device::flex());
+    let dtype = AnyPrior::from_folder(folder, &blank).ok().and_then(|_| {
+        let view = folder.view(&format!("{network}/{NETWORK_FILE}")).ok()?;
+        view.dtype(blank.shapes().keys().next()?)
+    });
+    match dtype {
+        Some(DType::F64) => DType::F32,
+        Some(dtype) => dtype,
+        None => DType::F16,
+    }
+}
+
 impl Denoise {
     /// Loads what stays fixed: the autoencoder, and for stage `adapter` the whole prior.
     ///
     /// # Errors
     /// Missing or unsupported files of the model.
     pub fn new(config: &TrainConfig, device: &Device) -> Result<Self, Error> {
-        let folder = Folder::Disk(config.model.clone());
-        let vae = PriorModel::open_vae(&folder, Precision::F32, device)?;
+        Self::over(config, Fixed::Loaded, device)
+    }
+
+    /// The same without weights for a rehearsal: zeros that take no memory in place of what stays fixed.
+    ///
+    /// # Errors
+    /// As [`Self::new`], weights aside.
+    pub(crate) fn blank(config: &TrainConfig, device: &Device) -> Result<Self, Error> {
+        Self::over(config, Fixed::Blank, device)
+    }
+
+    fn over(config: &TrainConfig, fixed: Fixed, device: &Device) -> Result<Self, Error> {
+        let folder = folder_of(config)?;
+        // In f32: SDXL's overflows f16.
+        let vae = PriorModel::open_vae(&folder, fixed.precision(Precision::F32, &folder), device)?;
         let scheduler = PriorModel::open_scheduler(&folder)?;
         let blank = Weights::blank(device);
         let shape = AnyPrior::from_folder(&folder, &blank)?;
         config.check_crop(vae.downscale() * shape.downscale())?;
         let targets = self_attention_targets(&blank.shapes());
         let (prior, encoders) = if config.stage == Stage::Adapter {
-            let prior = PriorModel::open(&folder, Precision::F32, device)?;
-            (prior.network, Encoders::Frozen(prior.text))
+            // In the type they are stored in, in the mapped file.
+            let precision = fixed.precision(Precision::Stored, &folder);
+            let prior = PriorModel::open(&folder, precision, device)?;
+            let encoders = if config.data.cache_text && fixed == Fixed::Loaded {
+                let cache = TextCache::new(config, &folder, &prior.network, device)?;
+                Encoders::Cached(Box::new(cache))
+            } else {
+                Encoders::Frozen(Box::new(prior.text))
+            };
+            (prior.network, encoders)
         } else {
             let encoders = Encoders::trained(config, &folder, &shape)?;
             (shape, encoders)
         };
         let metric = match config.denoise.metric {
             Metric::Latent => None,
+            // A decoder of zeros has no say in it.
+            Metric::Pixels if fixed == Fixed::Blank => {
+                let c = vae.config().latent_channels;
+                Some(Tensor::zeros([c, c, 1, 1], (device, DType::F32)))
+            }
             Metric::Pixels => {
                 let photos = Photos::open(&config.data, config.seed)?;
                 let samples = (0..METRIC_SAMPLES)
@@ -119,7 +188,7 @@ impl Denoise {
     /// The networks over `w`, frozen ones as they are.
     fn networks(&self, w: &Weights) -> Result<Networks, Error> {
         let (prior, text_encoder) = match &self.encoders {
-            Encoders::Frozen(_) => (self.prior.clone(), None),
+            Encoders::Frozen(_) | Encoders::Cached(_) => (self.prior.clone(), None),
             Encoders::Trained { json, .. } => {
                 let path = self.folder.path("text_encoder/config.json");
                 let encoder = ClipText::from_json(json, &path, &w.at("text_encoder"))?;
@@ -150,7 +219,11 @@ impl Denoise {
     }
 
     /// What the networks get, what they should say, and what each value's error is multiplied with.
-    fn prepare(&self, batch: &[Sample], rng: &mut ChaCha8Rng) -> (Inputs, Tensor<4>, Tensor<4>) {
+    fn feed(
+        &self,
+        batch: &[Sample],
+        draws: &mut [ChaCha8Rng],
+    ) -> Result<(Inputs, Tensor<4>, Tensor<4>), Error> {
         let hq: Vec<&Image> = batch.iter().map(|sample| &sample.hq).collect();
         let lq: Vec<&Image> = batch.iter().map(|sample| &sample.lq).collect();
         let z_hq = self
@@ -169,7 +242,7 @@ impl Denoise {
         };
         let (mut data, mut noisy, mut times, mut to_lq, mut skip, mut carried, mut prompts) =
             (vec![], vec![], vec![], vec![], vec![], vec![], vec![]);
-        for sample in batch {
+        for (sample, rng) in batch.iter().zip(draws.iter_mut()) {
             let level = self.levels.draw(rng);
             let lq_target = self.config.stage != Stage::Prior
                 && rng.random::<f64>() < self.config.denoise.lq_target;
@@ -189,7 +262,7 @@ impl Denoise {
         }
         let to_lq = column(to_lq);
         let z0 = z_hq.clone() + (c_lq.clone() - z_hq) * to_lq;
-        let mut n = noise(z0.dims(), rng, &self.device);
+        let mut n = noise(z0.dims(), draws, &self.device);
         let counts = column(carried.iter().map(|&c: &f64| c.max(1.0).recip()).collect());
         if self.levels.from_lq() {
             n = n + (c_lq.clone() - z0.clone()) * column(carried);
@@ -202,14 +275,15 @@ impl Denoise {
             Prediction::VPrediction => n * alpha - z0 * beta,
         };
         let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
-        let text = self.encoders.text(&prompts, [hq[0].height, hq[0].width]);
+        let sizes: Vec<_> = batch.iter().map(|sample| self.time_ids(sample)).collect();
+        let text = self.encoders.text(&prompts, &sizes)?;
         let scale = if self.config.stage == Stage::Joint {
             Scale::Each(column(skip))
         } else {
             Scale::All(1.0)
         };
         let t = Tensor::from_data(TensorData::new(times, [b]), (&self.device, DType::F32));
-        (
+        Ok((
             Inputs {
                 x,
                 t,
@@ -219,7 +293,24 @@ impl Denoise {
             },
             target,
             counts,
-        )
+        ))
+    }
+
+    /// What a prior that takes sizes is told about a sample.
+    fn time_ids(&self, sample: &Sample) -> [f32; 6] {
+        let crop = [sample.hq.height, sample.hq.width];
+        match self.config.denoise.sizes {
+            Sizes::Crop => uncropped(crop),
+            Sizes::Photo => {
+                let Place {
+                    photo_px,
+                    corner_px,
+                } = sample.place;
+                let [height, width] = photo_px;
+                let [top, left] = corner_px;
+                [height, width, top, left, crop[0], crop[1]].map(|px| px as f32)
+            }
+        }
     }
 
     fn loss(&self, prediction: Tensor<4>, target: Tensor<4>, counts: Tensor<4>) -> Tensor<1> {
@@ -233,6 +324,18 @@ impl Denoise {
 }
 
 impl Objective for Denoise {
+    fn prepare(&self, photos: &Photos, note: &mut dyn FnMut(String)) -> Result<(), Error> {
+        let Encoders::Cached(cache) = &self.encoders else {
+            return Ok(());
+        };
+        let captions = if self.config.data.null_text < 1.0 {
+            photos.captions()
+        } else {
+            vec![]
+        };
+        cache.fill(captions, note)
+    }
+
     fn initial(&self) -> Result<Values, Error> {
         let folder = &self.folder;
         let mut stored = vec![];
@@ -277,17 +380,21 @@ impl Objective for Denoise {
         &self,
         values: &Values,
         batch: &[Sample],
-        rng: &mut ChaCha8Rng,
+        draws: &mut [ChaCha8Rng],
+        scale: f32,
     ) -> Result<Evaluation, Error> {
-        let (inputs, target, counts) = self.prepare(batch, rng);
+        let (inputs, target, counts) = self.feed(batch, draws)?;
         let w = Weights::tracked(values.clone(), &self.device);
         let taped = self.networks(&w)?;
         let plain = self.networks(&Weights::from_values(values.clone(), &self.device))?;
         let how = self.config.optimise.gradient;
         let (loss, gradients) = gradients(&plain, &taped, &inputs, &w, how, |prediction| {
-            self.loss(prediction, target, counts)
+            self.loss(prediction, target, counts) * scale
         });
-        Ok(Evaluation { loss, gradients })
+        Ok(Evaluation {
+            loss: loss / f64::from(scale),
+            gradients,
+        })
     }
 
     fn show(
@@ -299,14 +406,16 @@ impl Objective for Denoise {
         let networks = self.networks(&Weights::from_values(values.clone(), &self.device))?;
         let lq = tensor_from_images(&[&shown.lq], &self.device);
         let c_lq = self.vae.latent_from_image(lq);
-        let text = self.encoders.text(&[""], [shown.hq.height, shown.hq.width]);
+        let size = uncropped([shown.hq.height, shown.hq.width]);
+        let text = self.encoders.text(&[""], &[size])?;
         let conditioning = networks.conditioning(&text);
         let schedule = Schedule::from_strength(&self.scheduler, Space::Sigma, 8, 0.5)?;
         let (alpha, beta) = (
             schedule.space.alpha(schedule.levels[0].sigma),
             schedule.space.beta(schedule.levels[0].sigma),
         );
-        let z = c_lq.clone() * alpha + noise(c_lq.dims(), rng, &self.device) * beta;
+        let z = c_lq.clone() * alpha
+            + noise(c_lq.dims(), std::slice::from_mut(rng), &self.device) * beta;
         let lq_features = networks
             .adapter
             .as_ref()

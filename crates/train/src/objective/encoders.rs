@@ -3,19 +3,22 @@
 use priors::{
     any::AnyPrior,
     folder::Folder,
-    text::TextEncoders,
+    text::{Encoding, TextEncoders},
     tokenizer::{ClipTokenizer, learn},
     weights::write_atomically,
 };
 use serde_json::Value;
 
+use super::text_cache::TextCache;
 use crate::{Error, config::TrainConfig, data::Photos, walk::Text};
 
 /// Where the text comes from.
 #[derive(Debug)]
 pub(super) enum Encoders {
     /// From the prior's own encoders, as they are.
-    Frozen(TextEncoders),
+    Frozen(Box<TextEncoders>),
+    /// From what these said before.
+    Cached(Box<TextCache>),
     /// From a single CLIP that trains.
     Trained {
         json: Value,
@@ -50,15 +53,25 @@ impl Encoders {
         Ok(Self::Trained { json, tokenizer })
     }
 
-    /// The text of a batch of pictures of this height and width.
-    pub(super) fn text(&self, prompts: &[&str], size: [usize; 2]) -> Text {
-        match self {
-            Self::Frozen(encoders) => Text::Encoded(encoders.conditioning(prompts, size).0),
+    /// The text of a batch; `time_ids` is what a prior that takes sizes is told about each sample.
+    ///
+    /// # Errors
+    /// A cache that cannot be read or written.
+    pub(super) fn text(&self, prompts: &[&str], time_ids: &[[f32; 6]]) -> Result<Text, Error> {
+        Ok(match self {
+            Self::Frozen(encoders) => {
+                let pieces = encoders.pieces(prompts);
+                let encode = |prompt: &&str| encoders.encode(prompt, pieces, &mut vec![]);
+                let batch = prompts.iter().map(encode).collect();
+                let time_ids = encoders.takes_sizes().then_some(time_ids);
+                Text::Encoded(Encoding::join(batch, time_ids))
+            }
+            Self::Cached(cache) => Text::Encoded(cache.conditioning(prompts, time_ids)?),
             Self::Trained { tokenizer, .. } => {
                 let ids = prompts.iter().map(|prompt| tokenizer.encode(prompt).ids);
                 Text::Ids(ids.collect())
             }
-        }
+        })
     }
 }
 

@@ -18,7 +18,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 use restore::schedule::alphas_cumprod;
 
-use crate::config::DenoiseLoss;
+use crate::config::{DenoiseLoss, Timesteps};
 
 /// Where a sample stands.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,7 +59,7 @@ impl Levels {
     pub(super) fn draw(&self, rng: &mut ChaCha8Rng) -> Level {
         // Without such starts nothing is drawn for them: the runs of older configurations stay what they were.
         if !self.from_lq() || rng.random::<f64>() >= self.loss.lq_start {
-            return self.at(self.share(rng));
+            return self.at(self.shifted(self.share(rng)));
         }
         let [low, high] = self.loss.lq_start_strength;
         let strength = low + (high - low) * rng.random::<f64>();
@@ -81,6 +81,26 @@ impl Levels {
                 let t = rng.random_range(0..self.alphas.len());
                 (t as f64 + 0.5) / self.alphas.len() as f64
             }
+        }
+    }
+
+    /// The level of a flow's training timestep at `share` of its scheduler, where these are drawn.
+    fn shifted(&self, share: f64) -> f64 {
+        match (&self.scheduler, self.loss.timesteps) {
+            (
+                SchedulerConfig::Flow {
+                    train_timesteps,
+                    shift,
+                    ..
+                },
+                Timesteps::Scheduler,
+            ) => {
+                let n = *train_timesteps as f64;
+                // diffusers counts timesteps from pure noise downwards.
+                let s = 1.0 - (n * (1.0 - share)).floor() / n;
+                shift * s / (1.0 + (shift - 1.0) * s)
+            }
+            _ => share,
         }
     }
 
@@ -111,7 +131,11 @@ impl Levels {
 #[cfg(test)]
 mod tests {
     use pixels::random::stream;
-    use priors::scheduler::{End, Prediction, Spacing};
+    use priors::{
+        scheduler::{End, Prediction, Spacing},
+        weights::SafetensorsFile,
+    };
+    use std::path::Path;
 
     use super::*;
 
@@ -194,6 +218,43 @@ mod tests {
             let normal: f64 = plain.sample(StandardNormal);
             assert_eq!(level.noise, 1.0 / (1.0 + (-normal).exp()));
             assert_eq!(level.carried, 0.0);
+        }
+    }
+
+    #[test]
+    fn timesteps_of_the_scheduler_are_those_of_diffusers_script() {
+        let golden = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/golden/sd3_timesteps.safetensors"
+        );
+        let golden = SafetensorsFile::open(Path::new(golden)).expect("committed");
+        let of = |name| -> Vec<f32> {
+            let data = golden.data(name).expect("a tensor");
+            data.try_into_vec().expect("f32")
+        };
+        let loss = DenoiseLoss {
+            timesteps: Timesteps::Scheduler,
+            ..DenoiseLoss::default()
+        };
+        let shifted = SchedulerConfig::Flow {
+            train_timesteps: 1000,
+            shift: 3.0,
+            spacing: Spacing::Linspace,
+        };
+        let levels = Levels::new(&shifted, &loss);
+        let wanted = of("sigma").into_iter().zip(of("timestep"));
+        for (u, (sigma, t)) in of("u").into_iter().zip(wanted) {
+            // Our u grows towards noise, theirs towards data.
+            let level = levels.at(levels.shifted(1.0 - f64::from(u)));
+            assert!((level.noise - f64::from(sigma)).abs() < 1e-6, "{level:?}");
+            assert!((level.t - f64::from(t)).abs() < 1e-3, "{level:?}");
+        }
+        // The quantiles of what is drawn: 5, 50 and 95 %.
+        let mut rng = stream(1, "test");
+        let mut drawn: Vec<f64> = (0..20_000).map(|_| levels.draw(&mut rng).noise).collect();
+        drawn.sort_by(f64::total_cmp);
+        for (at, sigma) in [(1000, 0.37), (10_000, 0.75), (19_000, 0.94)] {
+            assert!((drawn[at] - sigma).abs() < 0.01, "{}", drawn[at]);
         }
     }
 }

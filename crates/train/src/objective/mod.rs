@@ -5,39 +5,82 @@ mod denoise;
 mod encoders;
 mod levels;
 mod metric;
+mod text_cache;
 mod vae;
 
-use std::path::Path;
+use std::{collections::btree_map::Entry, path::Path};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use pixels::Image;
 use priors::weights::Values;
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
 pub use denoise::Denoise;
+pub(crate) use denoise::{folder_of, stored_dtype};
 pub use metric::pixel_metric;
 pub use vae::Vae;
 
-use crate::{Error, data::Sample, optimise::Named};
+use crate::{
+    Error,
+    data::{Photos, Sample},
+    optimise::Named,
+};
 
 /// A loss and its gradients.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
     /// The loss.
     pub loss: f64,
-    /// Gradients by name.
+    /// Gradients by name, of the loss times the scale that was asked for.
     pub gradients: Named,
+}
+
+impl Evaluation {
+    /// Multiplies loss and gradients with `part`.
+    pub(crate) fn scale(&mut self, part: f64) {
+        self.loss *= part;
+        let factor = part as f32;
+        self.gradients
+            .values_mut()
+            .for_each(|g| g.par_iter_mut().for_each(|g| *g *= factor));
+    }
+
+    /// Adds another of the same tensors.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.loss += other.loss;
+        for (name, gradient) in other.gradients {
+            match self.gradients.entry(name) {
+                Entry::Vacant(entry) => {
+                    entry.insert(gradient);
+                }
+                Entry::Occupied(mut entry) => {
+                    let sum = entry.get_mut().par_iter_mut();
+                    sum.zip(gradient).for_each(|(sum, g)| *sum += g);
+                }
+            }
+        }
+    }
 }
 
 /// Something to train.
 pub trait Objective {
+    /// Makes what is made once before the first step; `note` is told how far it is.
+    ///
+    /// # Errors
+    /// As the objective says.
+    fn prepare(&self, _photos: &Photos, _note: &mut dyn FnMut(String)) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// The trained tensors as they start.
     ///
     /// # Errors
     /// Missing or unusable files of the model.
     fn initial(&self) -> Result<Values, Error>;
 
-    /// Loss and gradients of a batch; `rng` gives all noise.
+    /// Loss and gradients of samples, means over them; `draws` gives each sample's noise, in their order.
+    /// The gradients are those of the loss times `scale`.
     ///
     /// # Errors
     /// Values that do not fit the networks.
@@ -45,7 +88,8 @@ pub trait Objective {
         &self,
         values: &Values,
         batch: &[Sample],
-        rng: &mut ChaCha8Rng,
+        draws: &mut [ChaCha8Rng],
+        scale: f32,
     ) -> Result<Evaluation, Error>;
 
     /// What the networks do to a validation pair: pictures for a row of the grid, the last one being
@@ -99,17 +143,21 @@ pub fn image_from_tensor(tensor: Tensor<4>) -> Image {
     )
 }
 
-/// Standard normal noise of this shape.
+/// Standard normal noise of this shape, each sample's from its own generator.
 pub(crate) fn noise<const D: usize>(
     shape: [usize; D],
-    rng: &mut ChaCha8Rng,
+    draws: &mut [ChaCha8Rng],
     device: &Device,
 ) -> Tensor<D> {
     use rand::RngExt;
-    let n = shape.iter().product();
-    let values: Vec<f32> = (0..n)
-        .map(|_| rng.sample(rand_distr::StandardNormal))
-        .collect();
+    assert_eq!(shape[0], draws.len(), "a generator for each sample");
+    let n: usize = shape[1..].iter().product();
+    let of = |rng: &mut ChaCha8Rng| -> Vec<f32> {
+        (0..n)
+            .map(|_| rng.sample(rand_distr::StandardNormal))
+            .collect()
+    };
+    let values: Vec<f32> = draws.iter_mut().flat_map(of).collect();
     Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
 }
 

@@ -66,13 +66,13 @@ impl Vae {
     }
 
     /// The loss of a batch of pictures in `[-1, 1]`.
-    pub fn loss(&self, vae: &AutoencoderKl, x: Tensor<4>, rng: &mut ChaCha8Rng) -> Tensor<1> {
+    pub fn loss(&self, vae: &AutoencoderKl, x: Tensor<4>, draws: &mut [ChaCha8Rng]) -> Tensor<1> {
         let posterior = vae.encode(x.clone());
         let (mean, logvar) = (posterior.mean, posterior.logvar);
         let z = match self.loss.latent {
             Latent::Mean => mean.clone(),
             Latent::Draw => {
-                let n = noise(mean.dims(), rng, &self.device);
+                let n = noise(mean.dims(), draws, &self.device);
                 mean.clone() + (logvar.clone() * 0.5).exp() * n
             }
         };
@@ -107,13 +107,14 @@ impl Objective for Vae {
         &self,
         values: &Values,
         batch: &[Sample],
-        rng: &mut ChaCha8Rng,
+        draws: &mut [ChaCha8Rng],
+        scale: f32,
     ) -> Result<Evaluation, Error> {
         let w = Weights::tracked(values.clone(), &self.device);
         let vae = self.network(&w)?;
         let images: Vec<&Image> = batch.iter().map(|sample| &sample.hq).collect();
-        let loss = self.loss(&vae, tensor_from_images(&images, &self.device), rng);
-        let mut tape = loss.backward();
+        let loss = self.loss(&vae, tensor_from_images(&images, &self.device), draws);
+        let mut tape = (loss.clone() * scale).backward();
         Ok(Evaluation {
             loss: f64::from(loss.into_scalar::<f32>()),
             gradients: w.gradients(&mut tape),

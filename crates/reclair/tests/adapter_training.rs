@@ -1,0 +1,154 @@
+//! `train` with stage `adapter` on tiny priors of SDXL's and SD3's shape: the result restores, cached encodings and accumulated
+//! batches change nothing, a frozen prior is not copied.
+
+mod priors_on_disk;
+mod program;
+
+use std::path::{Path, PathBuf};
+
+use priors::weights::SafetensorsFile;
+use priors_on_disk::{sd3, sdxl};
+use program::{
+    picture, refuses, save, text,
+    toy::{photos, weights},
+    works,
+};
+
+const SDXL: &str = "[adapter]\n_class_name = \"UnetRestorationAdapter\"\nblock = \"D3\"\nafter = [0, 1, 2, 3, 4, 5]\n\
+                    lq_channels = 4\nd_emb = 32\ngroups = 4\n";
+const SD3: &str = "timesteps = \"scheduler\"\n[adapter]\n_class_name = \"DitRestorationAdapter\"\nafter = [0, 2]\nwidth = 16\n";
+const TRAINED: &str = "adapter/restoration_adapter/diffusion_pytorch_model.safetensors";
+
+/// Writes a run's configuration; `data` and `optimise` are further lines of these sections.
+fn config(at: &Path, name: &str, adapter: &str, data: &str, optimise: &str) -> PathBuf {
+    let toml = format!(
+        "stage = \"adapter\"\nmodel = \"prior\"\nout = \"{name}\"\nstart = \"fresh\"\n\
+         [data]\nimages = \"photos\"\nvalidation = \"photos\"\ncrop_px = 32\nnull_text = 0.5\n\
+         degradations = [{{ preset = \"mild\", weight = 1.0 }}]\n{data}\n\
+         [optimise]\nsteps = 3\nlr = 1e-3\ngradient = {{ cut = 40 }}\n{optimise}\n\
+         [every]\nvalidate = 2\n[denoise]\nlq_target = 0.3\n{adapter}[lora]\nrank = 2\nalpha = 2.0\n"
+    );
+    let path = at.join(format!("{name}.toml"));
+    std::fs::write(&path, toml).expect("writes");
+    path
+}
+
+/// Loss and gradient norm of each step.
+fn log(run: &Path) -> Vec<[f64; 2]> {
+    let text = std::fs::read_to_string(run.join("log.jsonl")).expect("a log");
+    let lines = text
+        .lines()
+        .map(|line| -> serde_json::Value { serde_json::from_str(line).expect("a whole line") });
+    let number = |line: &serde_json::Value, key: &str| line[key].as_f64();
+    lines
+        .filter_map(|line| Some([number(&line, "loss")?, number(&line, "gradient_norm")?]))
+        .collect()
+}
+
+fn trains(prior: fn(&Path), adapter: &str) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    photos(at);
+    prior(&at.join("prior"));
+    let run = |name: &str, data: &str, optimise: &str| {
+        let config = config(at, name, adapter, data, optimise);
+        works(&["train", text(&config)]);
+    };
+    run("plain", "", "batch = 4");
+    assert_eq!(log(&at.join("plain")).len(), 3);
+    assert!(
+        !at.join("plain/prior").exists(),
+        "a frozen prior stays where it is"
+    );
+    assert!(!at.join("plain/text").exists(), "nothing asked for a cache");
+
+    run("cached", "cache_text = true", "batch = 4");
+    assert!(weights(at, "plain", TRAINED) == weights(at, "cached", TRAINED));
+    let lora = "adapter/pytorch_lora_weights.safetensors";
+    assert!(weights(at, "plain", lora) == weights(at, "cached", lora));
+    // The empty prompt, the one caption, and sixteen descriptions of a degradation.
+    let cached = std::fs::read_dir(at.join("cached/text")).expect("encodings");
+    assert_eq!(cached.count(), 18);
+
+    run("two", "", "batch = 2\naccumulate = 2");
+    run("one", "", "batch = 1\naccumulate = 4");
+    for other in ["two", "one"] {
+        let (whole, parts) = (log(&at.join("plain")), log(&at.join(other)));
+        for (step, (whole, parts)) in whole.iter().zip(&parts).enumerate() {
+            for (a, b) in whole.iter().zip(parts) {
+                // The steps after the first start from values that differ by rounding.
+                let most = if step == 0 { 1e-5 } else { 1e-3 };
+                assert!((a - b).abs() <= most * a, "{other}, step {step}: {a} {b}");
+            }
+        }
+        let open = |run: &str| SafetensorsFile::open(&at.join(run).join(TRAINED)).expect("trained");
+        let (whole, parts) = (open("plain"), open(other));
+        let (mut wrong, mut all) = (0.0, 0.0);
+        for name in whole.names() {
+            let of = |file: &SafetensorsFile| -> Vec<f32> {
+                let data = file.data(name).expect("a tensor");
+                data.try_into_vec().expect("f32")
+            };
+            for (a, b) in of(&whole).into_iter().zip(of(&parts)) {
+                wrong += f64::from(a - b).powi(2);
+                all += f64::from(a).powi(2);
+            }
+        }
+        assert!(wrong.sqrt() <= 1e-4 * all.sqrt(), "{other}: {wrong} {all}");
+    }
+
+    let input = save(at, "in.png", &picture(40, 24));
+    let (out, prior, adapter) = (
+        at.join("out.png"),
+        at.join("prior"),
+        at.join("plain/adapter"),
+    );
+    let fixed = ["restore", text(&input), "-o", text(&out), "--steps", "2"];
+    let models = ["--prior", text(&prior), "--adapter", text(&adapter)];
+    works(&[&fixed[..], &models].concat());
+    assert!(out.is_file());
+}
+
+#[test]
+fn an_adapter_of_the_shape_of_sdxl() {
+    trains(sdxl, SDXL);
+}
+
+#[test]
+fn an_adapter_of_the_shape_of_sd3() {
+    trains(sd3, SD3);
+}
+
+#[test]
+fn what_sdxl_is_told_about_sizes_matters() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    photos(at);
+    sdxl(&at.join("prior"));
+    let loss = |name: &str, sizes: &str| {
+        let adapter = format!("sizes = \"{sizes}\"\n{SDXL}");
+        let config = config(at, name, &adapter, "", "batch = 1");
+        works(&["train", text(&config)]);
+        log(&at.join(name))[0][0]
+    };
+    assert_ne!(loss("photo", "photo"), loss("crop", "crop"));
+}
+
+#[test]
+fn a_cached_encoding_that_is_none_is_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    photos(at);
+    sdxl(&at.join("prior"));
+    let run = |name: &str| config(at, name, SDXL, "cache_text = true", "batch = 1");
+    works(&["train", text(&run("first"))]);
+    let second = run("second");
+    let place = at.join("second/text");
+    std::fs::create_dir_all(&place).expect("makes the folder");
+    for entry in std::fs::read_dir(at.join("first/text")).expect("encodings") {
+        let name = entry.expect("an entry").file_name();
+        std::fs::write(place.join(name), b"broken").expect("writes");
+    }
+    let why = refuses(&["train", text(&second)]);
+    assert!(why.contains("second/text"), "{why}");
+}

@@ -1,0 +1,271 @@
+//! Encodings of prompts on disk: frozen text encoders read each prompt once and then leave the memory.
+//!
+//! An encoding is a file of its own, named by SHA-256 of the encoders (configurations, vocabularies, weights), the
+//! prompt and the number of pieces it was read in; so a folder serves any run with these encoders, and never another.
+//! A prompt that was not foreseen is read when it comes, by encoders that are opened for it.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::PathBuf,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use burn::tensor::{DType, Device, Tensor};
+use pixels::degrade::DESCRIPTORS;
+use priors::{
+    any::AnyPrior,
+    flow::Conditioning,
+    folder::{ENCODER_FILE, Folder},
+    model::PriorModel,
+    text::{Encoding, TextEncoders},
+    weights::{Metadata, Precision, SafetensorsFile, Values, save_safetensors},
+};
+use sha2::{Digest, Sha256};
+
+use crate::{Error, config::TrainConfig, data::hex};
+
+/// How often [`TextCache::fill`] says how far it is.
+const NOTE: Duration = Duration::from_secs(30);
+
+/// The parts that decide what a prompt becomes.
+const PARTS: [(&str, &str); 3] = [
+    ("text_encoder", "tokenizer"),
+    ("text_encoder_2", "tokenizer_2"),
+    ("text_encoder_3", "tokenizer_3"),
+];
+
+/// Encodings on disk, and where the encoders are that make them.
+#[derive(Debug)]
+pub(super) struct TextCache {
+    place: PathBuf,
+    model: Folder,
+    /// Without weights in memory: it says which encoders it listens to.
+    network: AnyPrior,
+    /// Of the encoders.
+    hash: String,
+    /// Of every prompt that was foreseen: in how many pieces it is read.
+    pieces: Mutex<HashMap<String, usize>>,
+    takes_sizes: bool,
+    batch: usize,
+    device: Device,
+}
+
+impl TextCache {
+    /// The cache of the run `config`, whose frozen prior is `network` of `model`.
+    ///
+    /// # Errors
+    /// Missing files of the text encoders.
+    pub(super) fn new(
+        config: &TrainConfig,
+        model: &Folder,
+        network: &AnyPrior,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            place: config.out.join("text"),
+            hash: hash(model)?,
+            model: model.clone(),
+            network: network.clone(),
+            pieces: Mutex::default(),
+            takes_sizes: match network {
+                AnyPrior::Unet(unet) => unet.config().addition_embed_type.is_some(),
+                AnyPrior::MmDit(_) => false,
+            },
+            batch: config.optimise.batch,
+            device: device.clone(),
+        })
+    }
+
+    fn encoders(&self) -> Result<TextEncoders, Error> {
+        Ok(PriorModel::open_text(
+            &self.model,
+            &self.network,
+            Precision::Stored,
+            &self.device,
+        )?)
+    }
+
+    /// Reads every prompt that training can ask for and that was not read before: `captions`, the empty one and the
+    /// words for degradations.
+    ///
+    /// # Errors
+    /// Encoders that cannot be opened, a full disk.
+    pub(super) fn fill(
+        &self,
+        captions: Vec<String>,
+        note: &mut dyn FnMut(String),
+    ) -> Result<(), Error> {
+        let encoders = self.encoders()?;
+        let mut prompts: BTreeSet<String> = captions.into_iter().collect();
+        prompts.insert(String::new());
+        prompts.extend(descriptions());
+        let pieces: HashMap<String, usize> = prompts
+            .iter()
+            .map(|prompt| (prompt.clone(), encoders.pieces(&[prompt])))
+            .collect();
+        let longest = pieces.values().copied().max().unwrap_or(1);
+        let mut wanted = Vec::new();
+        for prompt in &prompts {
+            let own = pieces[prompt];
+            // In a batch each is read in as many pieces as the longest of them.
+            let last = if self.batch == 1 { own } else { longest };
+            wanted.extend((own..=last).map(|pieces| (prompt.as_str(), pieces)));
+        }
+        *self.pieces.lock().expect("no panic while held") = pieces.clone();
+        wanted.retain(|(prompt, pieces)| !self.file(prompt, *pieces).is_file());
+        let (count, mut said) = (wanted.len(), Instant::now());
+        for (i, (prompt, pieces)) in wanted.into_iter().enumerate() {
+            self.store(&encoders, prompt, pieces)?;
+            if said.elapsed() > NOTE {
+                said = Instant::now();
+                note(format!("{} of {count} prompts read", i + 1));
+            }
+        }
+        Ok(())
+    }
+
+    /// The conditioning of a batch, with the rows of `time_ids` where the prior takes sizes.
+    ///
+    /// # Errors
+    /// A damaged file, encoders that cannot be opened, a full disk.
+    pub(super) fn conditioning(
+        &self,
+        prompts: &[&str],
+        time_ids: &[[f32; 6]],
+    ) -> Result<Conditioning, Error> {
+        let known: Option<usize> = {
+            let pieces = self.pieces.lock().expect("no panic while held");
+            let known = prompts.iter().map(|prompt| pieces.get(*prompt).copied());
+            known
+                .collect::<Option<Vec<_>>>()
+                .map(|pieces| pieces.into_iter().max().unwrap_or(1))
+        };
+        let mut encoders = None;
+        let pieces = match known {
+            Some(pieces) => pieces,
+            None => encoders.insert(self.encoders()?).pieces(prompts),
+        };
+        let mut batch = Vec::new();
+        for prompt in prompts {
+            batch.push(match self.load(prompt, pieces)? {
+                Some(encoding) => encoding,
+                None => {
+                    let encoders = match &mut encoders {
+                        Some(encoders) => encoders,
+                        none => none.insert(self.encoders()?),
+                    };
+                    self.store(encoders, prompt, pieces)?
+                }
+            });
+        }
+        Ok(Encoding::join(batch, self.takes_sizes.then_some(time_ids)))
+    }
+
+    fn file(&self, prompt: &str, pieces: usize) -> PathBuf {
+        let mut key = Sha256::new();
+        key.update(&self.hash);
+        key.update(pieces.to_le_bytes());
+        key.update(prompt);
+        let name = hex(&key.finalize());
+        self.place.join(format!("{name}.safetensors"))
+    }
+
+    fn load(&self, prompt: &str, pieces: usize) -> Result<Option<Encoding>, Error> {
+        let path = self.file(prompt, pieces);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let file = SafetensorsFile::open(&path)?;
+        let of = |name: &str| file.data(name).filter(|data| data.dtype() == DType::F32);
+        let text = of("text").filter(|data| data.shape().num_dims() == 3);
+        let pooled = of("pooled").filter(|data| data.shape().num_dims() == 2);
+        let Some(text) = text else {
+            return Err(Error::Input(format!(
+                "{}: holds no encoded prompt; delete it",
+                path.display()
+            )));
+        };
+        Ok(Some(Encoding {
+            text: Tensor::from_data(text, &self.device),
+            pooled: pooled.map(|data| Tensor::from_data(data, &self.device)),
+        }))
+    }
+
+    fn store(
+        &self,
+        encoders: &TextEncoders,
+        prompt: &str,
+        pieces: usize,
+    ) -> Result<Encoding, Error> {
+        let encoding = encoders.encode(prompt, pieces, &mut vec![]);
+        let mut values = Values::from([("text".to_owned(), encoding.text.to_data())]);
+        if let Some(pooled) = &encoding.pooled {
+            values.insert("pooled".to_owned(), pooled.to_data());
+        }
+        let path = self.file(prompt, pieces);
+        save_safetensors(&path, &values, DType::F32, &Metadata::new())?;
+        Ok(encoding)
+    }
+}
+
+/// The prompts of samples whose target is the low-quality picture.
+fn descriptions() -> impl Iterator<Item = String> {
+    let (first, others) = (DESCRIPTORS[0], &DESCRIPTORS[1..]);
+    (0..1_usize << others.len()).map(move |chosen| {
+        let said = |(i, word): (usize, &&'static str)| (chosen >> i & 1 == 1).then_some(*word);
+        let words = others.iter().enumerate().filter_map(said);
+        [first]
+            .into_iter()
+            .chain(words)
+            .collect::<Vec<_>>()
+            .join(", ")
+    })
+}
+
+/// SHA-256 of everything that decides what a prompt becomes.
+fn hash(model: &Folder) -> Result<String, Error> {
+    let mut hash = Sha256::new();
+    for (encoder, tokenizer) in PARTS {
+        let config = format!("{encoder}/config.json");
+        if !model.has(&config) {
+            continue;
+        }
+        hash.update(model.read(&config)?);
+        let view = model.view(&format!("{encoder}/{ENCODER_FILE}"))?;
+        view.feed(&mut |bytes| hash.update(bytes));
+        for file in [
+            "tokenizer_config.json",
+            "vocab.json",
+            "merges.txt",
+            "tokenizer.json",
+        ] {
+            let file = format!("{tokenizer}/{file}");
+            hash.update(&file);
+            if model.has(&file) {
+                hash.update(model.read(&file)?);
+            }
+        }
+    }
+    // Whether the empty prompt is zero.
+    if model.has("model_index.json") {
+        hash.update(model.read("model_index.json")?);
+    }
+    Ok(hex(&hash.finalize()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_description_begins_alike_and_none_comes_twice() {
+        let all: Vec<String> = descriptions().collect();
+        assert_eq!(all[0], "low quality");
+        assert_eq!(
+            all[15],
+            "low quality, low resolution, blurry, noisy, compressed"
+        );
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 16);
+    }
+}
