@@ -24,9 +24,12 @@ pub(super) struct Args {
     /// The result: a file, or a folder for results named STEM.png.
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// The prior: `mini` (embedded), a folder in diffusers' layout, or a safetensors checkpoint.
+    /// The prior: `mini` (embedded), a folder in diffusers' layout, a safetensors checkpoint, or OWNER/NAME[@REVISION] in
+    /// Hugging Face's cache (or on the hub, with the feature `hub`).
     #[arg(long, default_value = "mini")]
     prior: String,
+    #[command(flatten)]
+    consent: super::Consent,
     /// An adapter folder for the prior; `none` for the bare prior.
     #[arg(long)]
     adapter: Option<String>,
@@ -295,7 +298,7 @@ impl Args {
     }
 
     fn restorer(&self) -> anyhow::Result<Restorer> {
-        let prior = super::lora::merged(super::prior(&self.prior)?, &self.lora)?;
+        let prior = super::lora::merged(super::prior(&self.prior, self.consent)?, &self.lora)?;
         let adapter = super::adapter(self.adapter.as_deref(), &self.prior);
         // mini is small enough to be widened once; a large prior stays in the type it is stored in.
         let precision = if self.prior == "mini" {
