@@ -244,8 +244,8 @@ def main():
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_intermixed_args()
-    if strange := set(args.phases) - set(PHASES):
-        parser.error(f"no phase {' or '.join(sorted(strange))}; choose among {' '.join(PHASES)}")
+    if strange := set(args.phases) - {*PHASES, "pipeline"}:
+        parser.error(f"no phase {' or '.join(sorted(strange))}; choose among {' '.join(PHASES)} pipeline")
     args.folder = args.folder or f"{ROOT}/target/full_size/{args.model}"
     os.makedirs(args.folder, exist_ok=True)
     place = f"{args.folder}/results.json"

@@ -152,11 +152,18 @@ mod tests {
             Some((repository.id(), repository.revision().to_owned()))
         };
         let pair = |a: &str, b: &str| Some((a.to_owned(), b.to_owned()));
-        assert_eq!(parse("some-one/a_model.v1"), pair("some-one/a_model.v1", "main"));
+        assert_eq!(
+            parse("some-one/a_model.v1"),
+            pair("some-one/a_model.v1", "main")
+        );
         assert_eq!(parse("some/model@abc123"), pair("some/model", "abc123"));
-        assert_eq!(parse("some/model@refs/pr/4"), pair("some/model", "refs/pr/4"));
+        assert_eq!(
+            parse("some/model@refs/pr/4"),
+            pair("some/model", "refs/pr/4")
+        );
         for other in [
-            "model", "a/b/c", "/a/b", "../b", "a/..", "./b", "a/", "a b/c", "a/b@", "a/b@../c", "a/b@c//d", "C:\\a/b",
+            "model", "a/b/c", "/a/b", "../b", "a/..", "./b", "a/", "a b/c", "a/b@", "a/b@../c",
+            "a/b@c//d", "C:\\a/b",
         ] {
             assert_eq!(parse(other), None, "{other}");
         }

@@ -28,7 +28,10 @@ pub(super) struct Consent {
 /// Runs it; prints where the prior is.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let repository = Repository::parse(&args.repository).ok_or_else(|| {
-        anyhow::anyhow!("{} is no model's name on the hub; give OWNER/NAME, or OWNER/NAME@REVISION", args.repository)
+        anyhow::anyhow!(
+            "{} is no model's name on the hub; give OWNER/NAME, or OWNER/NAME@REVISION",
+            args.repository
+        )
     })?;
     let folder = prior(&repository, args.consent)?;
     writeln!(std::io::stdout(), "{}", folder.path("").display())?;
@@ -97,6 +100,9 @@ fn agree(listing: &Listing, consent: Consent) -> anyhow::Result<()> {
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     let yes = ["y", "yes"].contains(&answer.trim().to_lowercase().as_str());
-    anyhow::ensure!(yes, "{id} was not downloaded, as its licence was not accepted; give a prior's folder or file that you have");
+    anyhow::ensure!(
+        yes,
+        "{id} was not downloaded, as its licence was not accepted; give a prior's folder or file that you have"
+    );
     Ok(())
 }

@@ -14,6 +14,7 @@ mod lora;
 mod report;
 mod restore;
 mod table3;
+mod tiling;
 mod train;
 
 use burn::tensor::Device;
@@ -140,7 +141,8 @@ use download::prior as of_repository;
 #[cfg(not(feature = "hub"))]
 fn of_repository(repository: &Repository, _: Consent) -> anyhow::Result<Folder> {
     let id = repository.to_string();
-    if repository.snapshot().is_none() && !repository.folder().is_some_and(|folder| folder.is_dir()) {
+    if repository.snapshot().is_none() && !repository.folder().is_some_and(|folder| folder.is_dir())
+    {
         anyhow::bail!(
             "{id} is no file, no folder and nothing in Hugging Face's cache; give a prior's folder or safetensors file, or build reclair with `--features hub` to download it"
         );

@@ -104,9 +104,8 @@ pub(super) struct Args {
     /// Seed of the noise.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Side of the tiles in pixels; 0 never tiles.
-    #[arg(long, default_value_t = 512)]
-    tile: usize,
+    #[command(flatten)]
+    tiling: super::tiling::Tiling,
     /// What is done to the colours of the result.
     #[arg(long, value_enum, default_value_t = Colour::None)]
     colour: Colour,
@@ -227,13 +226,13 @@ impl Args {
             rss: self.rss(preset.rss),
             adapter_scale: self.adapter_scale,
             seed: self.seed,
-            tile_px: self.tile,
             colour: match self.colour {
                 Colour::None => ColourFix::None,
                 Colour::Wavelet => ColourFix::Wavelet,
                 Colour::Adain => ColourFix::Adain,
             },
             sharpen: self.sharpen.unwrap_or(preset.sharpen),
+            ..self.tiling.options()
         })
     }
 
@@ -347,6 +346,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             super::in_range(option, value, low, high)?;
         }
     }
+    args.tiling.check()?;
     let jobs = jobs(&args.inputs, &args.output)?;
     let restorer = args.restorer()?;
     let options = args.options(&restorer)?;

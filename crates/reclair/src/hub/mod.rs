@@ -26,7 +26,9 @@ pub enum Error {
     #[error("{0}")]
     Input(String),
     /// The hub could not be reached, or broke off.
-    #[error("{url}: {why}; check the network and HF_ENDPOINT, or give a prior's folder or file that you have")]
+    #[error(
+        "{url}: {why}; check the network and HF_ENDPOINT, or give a prior's folder or file that you have"
+    )]
     Unreachable {
         /// What was asked for.
         url: String,
@@ -50,7 +52,9 @@ pub enum Error {
         what: String,
     },
     /// The operating system refused.
-    #[error("{path}: {source}; check that the disk has room and that HF_HOME or HF_HUB_CACHE can be written")]
+    #[error(
+        "{path}: {source}; check that the disk has room and that HF_HOME or HF_HUB_CACHE can be written"
+    )]
     Io {
         /// The file.
         path: PathBuf,
@@ -75,16 +79,22 @@ impl Hub {
     pub fn from_env() -> Result<Self, Error> {
         let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let offline = env("HF_HUB_OFFLINE").or(env("TRANSFORMERS_OFFLINE"));
-        if offline.is_some_and(|value| ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str())) {
+        if offline.is_some_and(|value| {
+            ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str())
+        }) {
             return Err(Error::Input(
                 "HF_HUB_OFFLINE is set and Hugging Face's cache lacks this; unset it to download, or give a prior's folder or file that you have".to_owned(),
             ));
         }
         let endpoint = env("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
         let endpoint = endpoint.trim_end_matches('/').to_owned();
-        let host = endpoint.strip_prefix("https://").or(endpoint.strip_prefix("http://"));
+        let host = endpoint
+            .strip_prefix("https://")
+            .or(endpoint.strip_prefix("http://"));
         if host.is_none_or(|host| host.is_empty() || host.contains(char::is_whitespace)) {
-            let what = format!("HF_ENDPOINT is {endpoint:?}, which is no address; give one like https://huggingface.co, or unset it");
+            let what = format!(
+                "HF_ENDPOINT is {endpoint:?}, which is no address; give one like https://huggingface.co, or unset it"
+            );
             return Err(Error::Input(what));
         }
         let config = Agent::config_builder()
@@ -132,7 +142,12 @@ impl Hub {
     }
 
     /// Refuses what is no success.
-    fn accept(&self, repository: &Repository, response: &Response<Body>, what: &str) -> Result<(), Error> {
+    fn accept(
+        &self,
+        repository: &Repository,
+        response: &Response<Body>,
+        what: &str,
+    ) -> Result<(), Error> {
         let status = response.status().as_u16();
         let page = format!("{}/{}", self.endpoint, repository.id());
         let what = match status {
@@ -141,9 +156,15 @@ impl Hub {
             401 | 403 => format!(
                 "the hub wants to know who asks for {what} ({status}); check the name, accept the licence at {page} with your account, and set HF_TOKEN to a token of it"
             ),
-            404 => format!("the hub has no {what} (404); check the name and the revision at {page}"),
-            429 => format!("the hub has had too many requests (429) and gives no {what}; try again later"),
-            500..=599 => format!("the hub is in trouble ({status}) and gives no {what}; try again later"),
+            404 => {
+                format!("the hub has no {what} (404); check the name and the revision at {page}")
+            }
+            429 => format!(
+                "the hub has had too many requests (429) and gives no {what}; try again later"
+            ),
+            500..=599 => {
+                format!("the hub is in trouble ({status}) and gives no {what}; try again later")
+            }
             _ => format!("the hub answers {status} for {what}; check HF_ENDPOINT"),
         };
         Err(Error::Refused {
@@ -155,9 +176,20 @@ impl Hub {
 
 /// The token that `hf auth login` stored.
 fn stored_token() -> Option<String> {
-    let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = || Some(env("HOME").or(env("USERPROFILE"))?.join(".cache/huggingface"));
-    let place = env("HF_TOKEN_PATH").or_else(|| Some(env("HF_HOME").or_else(home)?.join("token")))?;
+    let env = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let home = || {
+        Some(
+            env("HOME")
+                .or(env("USERPROFILE"))?
+                .join(".cache/huggingface"),
+        )
+    };
+    let place =
+        env("HF_TOKEN_PATH").or_else(|| Some(env("HF_HOME").or_else(home)?.join("token")))?;
     let token = std::fs::read_to_string(place).ok()?.trim().to_owned();
     let header = token.chars().all(|c| c.is_ascii_graphic());
     (!token.is_empty() && header).then_some(token)

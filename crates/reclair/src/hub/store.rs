@@ -18,9 +18,15 @@ impl Hub {
     ///
     /// # Errors
     /// No network, a file that is not what the listing says, no room, or another process that does the same.
-    pub fn download(&self, listing: &Listing, watch: &mut dyn FnMut(u64, &str)) -> Result<PathBuf, Error> {
+    pub fn download(
+        &self,
+        listing: &Listing,
+        watch: &mut dyn FnMut(u64, &str),
+    ) -> Result<PathBuf, Error> {
         let folder = listing.repository.folder().ok_or_else(|| {
-            Error::Input("no home folder is known; set HF_HOME to where models may be kept".to_owned())
+            Error::Input(
+                "no home folder is known; set HF_HOME to where models may be kept".to_owned(),
+            )
         })?;
         let snapshot = folder.join("snapshots").join(&listing.commit);
         let blobs = folder.join("blobs");
@@ -33,7 +39,9 @@ impl Hub {
             let link = snapshot.join(&file.path);
             if !link.is_file() {
                 if !blob.is_file() {
-                    self.fetch(listing, file, &blob, &mut |bytes| watch(done + bytes, &file.path))?;
+                    self.fetch(listing, file, &blob, &mut |bytes| {
+                        watch(done + bytes, &file.path)
+                    })?;
                 }
                 place(&blob, &link).map_err(io(&link))?;
             }
@@ -49,7 +57,13 @@ impl Hub {
     }
 
     /// Fetches one file: beside its place, from where an earlier attempt stopped, checked, renamed.
-    fn fetch(&self, listing: &Listing, file: &RemoteFile, blob: &Path, watch: &mut dyn FnMut(u64)) -> Result<(), Error> {
+    fn fetch(
+        &self,
+        listing: &Listing,
+        file: &RemoteFile,
+        blob: &Path,
+        watch: &mut dyn FnMut(u64),
+    ) -> Result<(), Error> {
         let part = blob.with_extension("incomplete");
         let mut last = None;
         for _ in 0..=RETRIES {
@@ -66,14 +80,26 @@ impl Hub {
         Err(last.unwrap_or_else(|| damaged(listing, file)))
     }
 
-    fn fetch_on(&self, listing: &Listing, file: &RemoteFile, part: &Path, watch: &mut dyn FnMut(u64)) -> Result<(), Error> {
+    fn fetch_on(
+        &self,
+        listing: &Listing,
+        file: &RemoteFile,
+        part: &Path,
+        watch: &mut dyn FnMut(u64),
+    ) -> Result<(), Error> {
         let mut at = length(part);
         if file.size.is_some_and(|size| at > size) {
             at = 0;
         }
         if file.size != Some(at) || at == 0 {
             let repository = &listing.repository;
-            let url = format!("{}/{}/resolve/{}/{}", self.endpoint, repository.id(), listing.commit, file.path);
+            let url = format!(
+                "{}/{}/resolve/{}/{}",
+                self.endpoint,
+                repository.id(),
+                listing.commit,
+                file.path
+            );
             let mut response = self.get(&url, at)?;
             if response.status() == 416 {
                 // It does not go on from there.
@@ -84,7 +110,12 @@ impl Hub {
             if response.status() != 206 {
                 at = 0;
             }
-            let mut out = OpenOptions::new().create(true).write(true).truncate(false).open(part).map_err(io(part))?;
+            let mut out = OpenOptions::new()
+                .create(true)
+                .write(true)
+                .truncate(false)
+                .open(part)
+                .map_err(io(part))?;
             out.set_len(at).map_err(io(part))?;
             std::io::Seek::seek(&mut out, std::io::SeekFrom::End(0)).map_err(io(part))?;
             let mut body = response.into_body().into_reader();
@@ -111,7 +142,8 @@ impl Hub {
                 });
             }
         }
-        let right = file.size.is_none_or(|size| at == size) && hash_fits(part, &file.hash).map_err(io(part))?;
+        let right = file.size.is_none_or(|size| at == size)
+            && hash_fits(part, &file.hash).map_err(io(part))?;
         if !right {
             std::fs::remove_file(part).map_err(io(part))?;
             return Err(damaged(listing, file));
@@ -123,7 +155,10 @@ impl Hub {
 fn damaged(listing: &Listing, file: &RemoteFile) -> Error {
     Error::Refused {
         repository: listing.repository.to_string(),
-        what: format!("{} did not arrive as the hub's listing says; give the command again", file.path),
+        what: format!(
+            "{} did not arrive as the hub's listing says; give the command again",
+            file.path
+        ),
     }
 }
 
@@ -153,7 +188,11 @@ fn hash_fits(path: &Path, hash: &str) -> std::io::Result<bool> {
         }
         sha.update(&buffer[..n]);
     }
-    let hex: String = sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = sha
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     Ok(hex == hash)
 }
 
@@ -195,8 +234,15 @@ fn symlink(blob: &Path, link: &Path) -> std::io::Result<()> {
 /// The path of `blob` as seen from the folder of `link`; both are in one repository's folder.
 fn relative(blob: &Path, link: &Path) -> PathBuf {
     let (from, to) = (link.parent().unwrap_or(link), blob);
-    let shared = from.components().zip(to.components()).take_while(|(a, b)| a == b).count();
-    let up = from.components().skip(shared).map(|_| std::path::Component::ParentDir);
+    let shared = from
+        .components()
+        .zip(to.components())
+        .take_while(|(a, b)| a == b)
+        .count();
+    let up = from
+        .components()
+        .skip(shared)
+        .map(|_| std::path::Component::ParentDir);
     up.chain(to.components().skip(shared)).collect()
 }
 

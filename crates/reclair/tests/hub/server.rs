@@ -74,7 +74,10 @@ impl Server {
     }
 
     pub(crate) fn address(&self) -> String {
-        format!("http://127.0.0.1:{}", self.state.lock().expect("no panic").port)
+        format!(
+            "http://127.0.0.1:{}",
+            self.state.lock().expect("no panic").port
+        )
     }
 
     pub(crate) fn set(&self, manner: Manner) {
@@ -105,7 +108,10 @@ fn hash(path: &Path, length: usize) -> String {
 }
 
 fn listing(repository: &Path) -> String {
-    let files = walkdir::WalkDir::new(repository).sort_by_file_name().into_iter().flatten();
+    let files = walkdir::WalkDir::new(repository)
+        .sort_by_file_name()
+        .into_iter()
+        .flatten();
     let files = files.filter(|entry| entry.file_type().is_file()).map(|entry| {
         let name = entry.path().strip_prefix(repository).expect("inside").display().to_string();
         let size = entry.metadata().expect("there").len();
@@ -146,7 +152,11 @@ fn answer(mut stream: TcpStream, state: &mut State) -> std::io::Result<()> {
         state.requests += 1;
     }
     let mut plain = |status: &str, body: &[u8]| {
-        write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
+        write!(
+            stream,
+            "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        )?;
         stream.write_all(body)
     };
     if state.manner == Manner::Gated && !token && !elsewhere {
@@ -160,15 +170,24 @@ fn answer(mut stream: TcpStream, state: &mut State) -> std::io::Result<()> {
     }
     let name = target.strip_prefix(&format!("/someone/tiny/resolve/{COMMIT}/"));
     let name = name.or(target.strip_prefix("/large/"));
-    let path = name.map(|name| state.repository.join(name)).filter(|path| path.is_file());
+    let path = name
+        .map(|name| state.repository.join(name))
+        .filter(|path| path.is_file());
     let Some(path) = path else {
         return plain("404 Not Found", b"no");
     };
     let mut contents = std::fs::read(path)?;
     let large = contents.len() as u64 >= LARGE;
     if large && !elsewhere {
-        let to = format!("http://localhost:{}/large/{}", state.port, name.unwrap_or_default());
-        return write!(stream, "HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        let to = format!(
+            "http://localhost:{}/large/{}",
+            state.port,
+            name.unwrap_or_default()
+        );
+        return write!(
+            stream,
+            "HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
     }
     if large && state.manner == Manner::OtherBytes {
         contents.fill(7);
@@ -178,13 +197,25 @@ fn answer(mut stream: TcpStream, state: &mut State) -> std::io::Result<()> {
     let whole = contents.len();
     let sent = &contents[(from.unwrap_or(0) as usize).min(whole)..];
     match from {
-        Some(from) => write!(stream, "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {from}-{}/{whole}\r\n", whole - 1)?,
+        Some(from) => write!(
+            stream,
+            "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {from}-{}/{whole}\r\n",
+            whole - 1
+        )?,
         None => write!(stream, "HTTP/1.1 200 OK\r\n")?,
     }
-    write!(stream, "Content-Length: {}\r\nConnection: close\r\n\r\n", sent.len())?;
+    write!(
+        stream,
+        "Content-Length: {}\r\nConnection: close\r\n\r\n",
+        sent.len()
+    )?;
     match state.manner {
         Manner::BreaksAfter(n) if large => {
-            let n = if std::mem::replace(&mut state.broken, true) { 0 } else { n };
+            let n = if std::mem::replace(&mut state.broken, true) {
+                0
+            } else {
+                n
+            };
             stream.write_all(&sent[..n.min(sent.len())])
         }
         _ => stream.write_all(sent),
