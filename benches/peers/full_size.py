@@ -8,6 +8,10 @@ inputs for 512x512; `f32` and `bf16` step in diffusers, `reclair` in ours, `adap
 Adapter and LoRA beside the bare prior, turn by turn; `report` prints the table. Each step runs in a process of its own,
 so that its peak memory (the kernel's VmHWM, mapped weights included) is its own. Of N runs the quickest counts. Errors are
 of the norm against diffusers' f32 step with the same weights, which are rounded to bfloat16.
+
+`pipeline`, for sdxl alone and not among the phases by default, makes the folder whole (random text encoders and autoencoder, 1.8 GB)
+and runs `target/release/reclair restore` on docs/sample.jpg, 512x512, with two steps, the paper's guidance and the adapter of phase
+`adapter` where it was run: time, peak memory, and the picture in DIR/restored.png.
 """
 
 import argparse
@@ -29,6 +33,8 @@ PARAMETERS = {"sdxl": 2_567_463_684, "sd3": 2_028_328_000}
 SHARD_BYTES = 1 << 30
 # Bars: error; step beside diffusers' bf16 and f32; memory beyond 1.1 of the weights; the adapter's part of a step.
 ERROR, BF16, F32, BYTES, ADAPTER = 2e-2, 1.1, 0.4, 1e9, 0.12
+# Bar of the whole pipeline's peak memory.
+PIPELINE_BYTES = 9e9
 
 
 def network(model):
@@ -140,9 +146,59 @@ def step_in_reclair(folder, repeat, adapter):
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
+def complete(model, folder):
+    """The rest of a prior's folder: configurations, text encoders and autoencoder."""
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    known = f"{ROOT}/crates/priors/src/known/{model}"
+    places = {"scheduler": "scheduler/scheduler_config", "tokenizer": "tokenizer/tokenizer_config"}
+    places |= {"tokenizer_2": "tokenizer_2/tokenizer_config", "model_index": "model_index"}
+    parts = {"text_encoder": CLIPTextModelWithProjection, "text_encoder_2": CLIPTextModelWithProjection, "vae": AutoencoderKL}
+    places |= {part: f"{part}/config" for part in parts}
+    for name, place in places.items():
+        os.makedirs(os.path.dirname(f"{folder}/{place}"), exist_ok=True)
+        shutil.copyfile(f"{known}/{name}.json", f"{folder}/{place}.json")
+    for part, kind in parts.items():
+        with open(f"{known}/{part}.json") as file, torch.device("meta"):
+            config = json.load(file)
+            net = kind.from_config(config) if part == "vae" else kind(CLIPTextConfig(**config))
+        # With a projection a text encoder's names are those on disk, but SDXL's first has none.
+        skip = "text_projection.weight" if part == "text_encoder" else None
+        values = {n: random_tensor(n, like).bfloat16().contiguous() for n, like in net.state_dict().items() if n != skip}
+        stem = "diffusion_pytorch_model" if part == "vae" else "model"
+        save_file(values, f"{folder}/{part}/{stem}.safetensors", metadata={"format": "pt"})
+
+
+def pipeline(model, folder):
+    if model != "sdxl":
+        sys.exit("the pipeline is that of sdxl")
+    if not os.path.exists(f"{folder}/vae/config.json"):
+        complete(model, folder)
+    out = f"{folder}/restored.png"
+    command = [f"{ROOT}/target/release/reclair", "restore", f"{ROOT}/docs/sample.jpg", "-o", out, "--prior", folder]
+    command += ["--steps", "2", "--json"]
+    if os.path.exists(f"{folder}/adapter"):
+        command += ["--adapter", f"{folder}/adapter"]
+    begin = time.perf_counter()
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    line = run.stdout.read()
+    _, status, usage = os.wait4(run.pid, 0)
+    if status:
+        sys.exit(f"reclair failed: {' '.join(command)}")
+    told = json.loads(line)
+    size = [told["width"], told["height"]]
+    assert size == [512, 512] and os.path.getsize(out) > 0, f"the result is {size}"
+    peak = 1024 * usage.ru_maxrss
+    print(f"{'meets' if peak <= PIPELINE_BYTES else 'MISSES'}: peak memory {peak / 1e9:.2f} GB, bar {PIPELINE_BYTES / 1e9:.0f}", file=sys.stderr)
+    return {"seconds": time.perf_counter() - begin, "restore_s": told["seconds"], "peak_bytes": peak, "adapter": "--adapter" in command}
+
+
 def phase(name, args):
     if name == "build":
         return build(args.model, args.folder)
+    if name == "pipeline":
+        return pipeline(args.model, args.folder)
     if name in ("f32", "bf16"):
         dtype = torch.float32 if name == "f32" else torch.bfloat16
         return step_in_diffusers(args.model, args.folder, dtype, args.repeat)
@@ -188,8 +244,8 @@ def main():
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_intermixed_args()
-    if strange := set(args.phases) - set(PHASES):
-        parser.error(f"no phase {' or '.join(sorted(strange))}; choose among {' '.join(PHASES)}")
+    if strange := set(args.phases) - {*PHASES, "pipeline"}:
+        parser.error(f"no phase {' or '.join(sorted(strange))}; choose among {' '.join(PHASES)} pipeline")
     args.folder = args.folder or f"{ROOT}/target/full_size/{args.model}"
     os.makedirs(args.folder, exist_ok=True)
     place = f"{args.folder}/results.json"

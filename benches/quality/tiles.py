@@ -1,8 +1,8 @@
 """Tiled against untiled restoration of one picture: closeness, and whether the seams show.
 
-    python3 benches/quality/tiles.py target/release/reclair PICTURE...
+    python3 benches/quality/tiles.py target/release/reclair PICTURE... [-- OPTION...]
 
-Each picture is scaled to 1024x768 and degraded (`mild`, seed 0). Seams are the borders of the denoiser's tiles; a seam shows where the
+OPTIONs go to the tiled `restore`, `--tile-weights gaussian` for example. Each picture is scaled to 1024x768 and degraded (`mild`, seed 0). Seams are the borders of the denoiser's tiles; a seam shows where the
 mean gradient across it, over that across lines midway between seams, differs from the untiled result's. (Lines half a tile away would
 themselves be seams here: tiles of 512 begin at 0, 256 and 512.) Needs Pillow and numpy.
 """
@@ -53,14 +53,14 @@ def seam_ratio(image):
     return seams / away
 
 
-def compare(reclair, picture, work):
+def compare(reclair, picture, work, options):
     clean, lq = work / "clean.png", work / "lq.png"
     Image.open(picture).convert("RGB").resize((1024, 768), Image.LANCZOS).save(clean)
     run(reclair, "degrade", clean, "-o", lq, "--preset", "mild", "--seed", 0)
     images = []
     for tile in (TILE, 0):
         out = work / f"tile{tile}.png"
-        run(reclair, "restore", lq, "-o", out, "--tile", tile)
+        run(reclair, "restore", lq, "-o", out, "--tile", tile, *(options if tile else []))
         images.append(np.asarray(Image.open(out)).astype(np.float64) / 255)
     tiled, whole = images
     psnr = 10 * np.log10(1 / np.mean((tiled - whole) ** 2))
@@ -68,12 +68,15 @@ def compare(reclair, picture, work):
 
 
 def main():
-    reclair, pictures = Path(sys.argv[1]), sys.argv[2:]
+    reclair, pictures, options = Path(sys.argv[1]), sys.argv[2:], []
+    if "--" in pictures:
+        at = pictures.index("--")
+        pictures, options = pictures[:at], pictures[at + 1 :]
     print("| picture | tiled against untiled, dB | seam ratio, tiled / untiled |\n|---|---|---|")
     rows = []
     with tempfile.TemporaryDirectory() as work:
         for picture in pictures:
-            rows.append(compare(reclair, picture, Path(work)))
+            rows.append(compare(reclair, picture, Path(work), options))
             print(f"| {Path(picture).stem} | {rows[-1][0]:.2f} | {rows[-1][1]:.4f} |", flush=True)
     psnr, ratio = np.mean(rows, axis=0)
     print(f"| mean | {psnr:.2f} | {ratio:.4f} |")

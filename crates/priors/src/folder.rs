@@ -1,9 +1,11 @@
 //! A model's files: a diffusers folder on disk, a checkpoint, or embedded in the program.
 
+mod cache;
 mod files;
 mod find;
 mod shards;
 
+pub use cache::{Repository, hub_cache};
 pub use files::Folder;
 
 /// The weights file of a network in a diffusers folder.

@@ -9,6 +9,8 @@
 //! | `kernels` | tensor operations with their gradients |
 
 pub mod embedded;
+#[cfg(feature = "hub")]
+pub mod hub;
 
 pub use pixels;
 pub use priors;

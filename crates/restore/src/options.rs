@@ -10,6 +10,7 @@ use crate::{
     denoiser::CfgScale,
     rss::Rss,
     sampler::{Churn, SamplerKind},
+    tiled::TileWeights,
 };
 
 /// Where the sampler starts.
@@ -35,6 +36,27 @@ pub enum ColourFix {
     Wavelet,
     /// Mean and deviation of each channel are the input's.
     Adain,
+}
+
+/// How the autoencoder takes a picture that is larger than a tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VaeTiles {
+    /// Norms see the whole picture's statistics: the result is that of the whole at once.
+    Pooled,
+    /// Every tile for itself, with blended overlaps: less memory and work where a picture is very large, and tones that
+    /// differ from tile to tile.
+    Blended,
+}
+
+/// The size that SDXL is told it works at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToldSize {
+    /// What it sees at once: the tile.
+    Seen,
+    /// So many pixels a side whatever it sees; SUPIR says 1024, which keeps the look of large pictures.
+    Constant(usize),
 }
 
 /// How a picture is restored.
@@ -64,6 +86,12 @@ pub struct RestoreOptions {
     pub seed: u64,
     /// Side of the tiles in pixels of the result; 0 never tiles.
     pub tile_px: usize,
+    /// What the denoiser's tiles weigh where they overlap.
+    pub tile_weights: TileWeights,
+    /// The size that SDXL is told.
+    pub told_size: ToldSize,
+    /// How the autoencoder takes tiles.
+    pub vae_tiles: VaeTiles,
     /// What is done to the colours.
     pub colour: ColourFix,
     /// Weight of an unsharp mask, of Gaussian sigma 2 pixels, on the result: what a small prior predicts is a mean, which
@@ -87,6 +115,9 @@ impl Default for RestoreOptions {
             adapter_scale: 1.0,
             seed: 0,
             tile_px: 512,
+            tile_weights: TileWeights::Cosine,
+            told_size: ToldSize::Seen,
+            vae_tiles: VaeTiles::Pooled,
             colour: ColourFix::None,
             sharpen: 0.15,
         }

@@ -2,7 +2,7 @@
 //!
 //! The time is that of one tile times how often the options ask for it; the memory is the process's peak after the
 //! rehearsal, in which the picture, its scaled and its padded copy, all weights and one tile's features have been, and what the
-//! rehearsal leaves out: the sum of blended tiles and the low-quality features that are kept. Measured rather than
+//! rehearsal leaves out: the autoencoder's sum of blended tiles or features that it keeps, or the low-quality features of all tiles. Measured rather than
 //! derived from sizes, it knows the machine, its kernels and its allocator.
 
 use std::{cell::Cell, time::Instant};
@@ -19,7 +19,6 @@ use crate::{
     sampler::sample,
     schedule::{Level, Schedule, Space},
     tiled::{cut, device_tensor},
-    tiles::Tiles,
 };
 
 /// What a restoration will take.
@@ -57,9 +56,10 @@ impl Restorer {
             Ok::<_, Error>((wanted, padded))
         });
         let (wanted, padded) = copies?;
-        let tiles = Tiles::new(&self.prior, &self.device, &padded, options.tile_px)?;
+        let tiles = self.tiles(&padded, options)?;
         let [height, width] = tiles.seen_px();
-        let (latent, pixels) = tiles.vae();
+        let (_, pixels) = tiles.vae();
+        let vae = tiles.vae_work();
         let from = pixels.tiles()[0];
         let (z, encode_s) = settled(|| tiles.encode_tile(&padded, from));
         let (_, decode_s) = settled(|| self.prior.vae.image_from_latent(z.clone()));
@@ -75,7 +75,7 @@ impl Restorer {
         let (features, lq_s) = timed(|| lq.of(0));
         let kept = features.as_ref().is_none_or(|features| lq.keeps(features));
         let (conditioning, text_s) =
-            timed(|| self.conditioning(&options.prompt, &tiles, &mut |_| ()));
+            timed(|| self.conditioning(&options.prompt, options, &tiles, &mut |_| ()));
         let texts = if options.cfg_scale == CfgScale::Constant(1.0) {
             1
         } else {
@@ -85,26 +85,25 @@ impl Restorer {
         let tile = cut(&c_lq, seen[0]);
         // Features that are not kept are made in every call, in this one too.
         let (_, call_s) = settled(|| denoiser.one(0, tile.clone(), schedule.levels[0]));
-        let (vae_tiles, n) = (latent.tiles().len(), seen.len());
+        let n = seen.len();
         let lq_total = if kept { n as f64 * lq_s } else { 0.0 };
         let seconds = prepare_s
-            + vae_tiles as f64 * (encode_s + decode_s)
+            + vae.times[0] * encode_s
+            + vae.times[1] * decode_s
             + f64::from(texts) * text_s
             + lq_total
             + (calls * n) as f64 * call_s;
-        // The blended sum has three planes and one of weights.
-        let blended = 16 * padded.width * padded.height;
         let features = features.map_or(0, |features| 4 * features.count());
         let kept_bytes = if kept { (n - 1) * features } else { 0 };
         Ok(Plan {
             result_px: [wanted.width, wanted.height],
             padded_px: [padded.width, padded.height],
             tile_px: [width, height],
-            vae_tiles,
+            vae_tiles: vae.tiles,
             tiles: n,
             calls,
             seconds,
-            peak_bytes: peak_bytes().map(|peak| peak + (blended + kept_bytes) as u64),
+            peak_bytes: peak_bytes().map(|peak| peak + vae.bytes.max(kept_bytes) as u64),
         })
     }
 }

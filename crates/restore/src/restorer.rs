@@ -25,7 +25,7 @@ use crate::{
     adapter::AdapterFolder,
     denoiser::{CfgScale, Guided},
     denoising::{TiledDenoiser, TiledLq},
-    options::{ColourFix, RestoreOptions, Start},
+    options::{ColourFix, RestoreOptions, Start, ToldSize},
     sampler::sample,
     schedule::Schedule,
     tiled::{device_tensor, host},
@@ -114,7 +114,7 @@ impl Restorer {
         });
         let wanted = scaled(image, options.scale)?;
         let padded = self.padded(&wanted);
-        let tiles = Tiles::new(&self.prior, &self.device, &padded, options.tile_px)?;
+        let tiles = self.tiles(&padded, options)?;
         let c_lq = tiles.encode(&padded);
         drop(padded);
         let mut rng = stream(options.seed, "latent noise");
@@ -131,12 +131,12 @@ impl Restorer {
                     + noise(&mut rng) * schedule.space.beta(first)
             }
         };
-        let conditioning = self.conditioning(&options.prompt, &tiles, watch);
+        let conditioning = self.conditioning(&options.prompt, options, &tiles, watch);
         // At scale 1 the null denoiser is not asked, and a large text encoder need not run twice.
         let null = if options.cfg_scale == CfgScale::Constant(1.0) {
             conditioning.clone()
         } else {
-            self.conditioning(&options.negative, &tiles, watch)
+            self.conditioning(&options.negative, options, &tiles, watch)
         };
         let lq = self.lq(&c_lq, &tiles);
         let text = self.denoiser(conditioning, options, &schedule, &lq, &tiles);
@@ -158,6 +158,9 @@ impl Restorer {
             &mut |progress| watch(Event::Done(0.9 * progress.done as f64 / steps)),
         );
         let distance = root_mean_square(z.clone() - c_lq.clone());
+        // The low-quality features of all tiles are not needed beside the decoder's.
+        drop(denoiser);
+        drop(lq);
         let result = tiles.decode(&z);
         let mut result = result.crop(0, 0, wanted.width, wanted.height);
         result = match options.colour {
@@ -197,10 +200,15 @@ impl Restorer {
     pub(crate) fn conditioning(
         &self,
         prompt: &str,
+        options: &RestoreOptions,
         tiles: &Tiles<'_>,
         watch: &mut dyn FnMut(Event),
     ) -> Conditioning {
-        let (conditioning, notes) = self.prior.text.conditioning(&[prompt], tiles.seen_px());
+        let size = match options.told_size {
+            ToldSize::Seen => tiles.seen_px(),
+            ToldSize::Constant(px) => [px, px],
+        };
+        let (conditioning, notes) = self.prior.text.conditioning(&[prompt], size);
         notes.into_iter().for_each(|note| watch(Event::Note(note)));
         conditioning
     }
@@ -208,6 +216,14 @@ impl Restorer {
     /// The picture with its sides padded by reflection to what the networks take.
     pub(crate) fn padded(&self, wanted: &Image) -> Image {
         wanted.pad_to_multiple(self.prior.vae.downscale() * self.prior.network.downscale())
+    }
+
+    pub(crate) fn tiles(
+        &self,
+        padded: &Image,
+        options: &RestoreOptions,
+    ) -> Result<Tiles<'_>, Error> {
+        Tiles::new(&self.prior, &self.device, padded, options)
     }
 
     pub(crate) fn lq<'a>(&'a self, c_lq: &'a Tensor<4>, tiles: &Tiles<'_>) -> TiledLq<'a> {

@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{Folder, NETWORK_FILE};
+use super::{
+    Folder, NETWORK_FILE,
+    cache::{Repository, snapshot_of},
+};
 use crate::{
     Error,
     kind::Kind,
@@ -15,7 +18,7 @@ use crate::{
 
 impl Folder {
     /// The prior at `path`: a diffusers folder, a safetensors checkpoint, a repository in Hugging Face's cache (its folder, or
-    /// its `owner/name` when nothing else has that path), or ComfyUI's folder of models when it holds one prior.
+    /// its `owner/name` or `owner/name@revision` when nothing else has that path), or ComfyUI's folder of models when it holds one prior.
     ///
     /// # Errors
     /// Nothing there, a pickle, a model that cannot restore, or more than one that can.
@@ -69,41 +72,21 @@ impl Folder {
     }
 }
 
-/// The folder of the repository `owner/name` in Hugging Face's cache.
+/// What Hugging Face's cache has of `id`: the repository's folder, or the snapshot of the revision that `id` names.
 fn cached(id: &Path) -> Option<PathBuf> {
-    let id = id.to_str()?;
-    let (owner, name) = id.split_once('/')?;
-    let plain = |part: &str| {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        !part.is_empty() && !part.starts_with('.') && part.chars().all(allowed)
-    };
-    if !plain(owner) || !plain(name) {
-        return None;
+    let repository = Repository::parse(id.to_str()?)?;
+    if repository.names_revision() {
+        return repository.snapshot();
     }
-    let env = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let home = || {
-        Some(
-            env("HOME")
-                .or(env("USERPROFILE"))?
-                .join(".cache/huggingface/hub"),
-        )
-    };
-    let cache = env("HF_HUB_CACHE")
-        .or_else(|| env("HF_HOME").map(|home| home.join("hub")))
-        .or_else(home)?;
-    let folder = cache.join(format!("models--{owner}--{name}"));
-    folder.is_dir().then_some(folder)
+    let folder = repository.folder()?;
+    folder.join("snapshots").is_dir().then_some(folder)
 }
 
 /// The snapshot that `refs/main` names, or the only one.
 fn snapshot(repository: &Path) -> Result<PathBuf, Error> {
     let snapshots = repository.join("snapshots");
-    if let Ok(revision) = std::fs::read_to_string(repository.join("refs/main")) {
-        let folder = snapshots.join(revision.trim());
-        let one = !revision.trim().is_empty() && !revision.contains(['/', '\\', '.']);
-        if one && folder.is_dir() {
-            return Ok(folder);
-        }
+    if let Some(folder) = snapshot_of(repository, "main") {
+        return Ok(folder);
     }
     let entries = std::fs::read_dir(&snapshots).map_err(|source| Error::io(&snapshots, source))?;
     let all: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();

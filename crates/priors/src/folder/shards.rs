@@ -46,6 +46,27 @@ pub(super) fn find(folder: &Path, file: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
+/// Whether `found`, weights or an index of shards, has all its files beside it.
+pub(super) fn are_there(found: &Path) -> bool {
+    if found
+        .extension()
+        .is_some_and(|extension| extension == "safetensors")
+    {
+        return true;
+    }
+    let index = std::fs::read(found).ok();
+    let index = index.and_then(|bytes| serde_json::from_slice::<Index>(&bytes).ok());
+    index.is_some_and(|index| {
+        let there = |name: &String| found.with_file_name(name).is_file();
+        index
+            .weight_map
+            .values()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .all(there)
+    })
+}
+
 /// Opens the weights that stand for `file`, all shards of them.
 ///
 /// # Errors

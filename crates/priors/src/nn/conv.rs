@@ -73,6 +73,11 @@ impl Conv2d {
         })
     }
 
+    /// `[c_out, c_in, kernel, kernel]`.
+    pub(crate) fn shape(&self) -> [usize; 4] {
+        self.weight.dims()
+    }
+
     /// Convolves `x`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         kernels::conv2d(

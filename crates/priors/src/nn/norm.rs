@@ -37,6 +37,29 @@ impl GroupNorm {
         })
     }
 
+    /// Channels it normalizes.
+    pub(crate) fn channels(&self) -> usize {
+        self.weight.dims()[0]
+    }
+
+    /// Groups of channels.
+    pub(crate) fn groups(&self) -> usize {
+        self.groups
+    }
+
+    /// What is added to the variance.
+    pub(crate) fn eps(&self) -> f64 {
+        self.eps
+    }
+
+    /// Weight and bias on the host.
+    pub(crate) fn affine(&self) -> [Vec<f32>; 2] {
+        [&self.weight, &self.bias].map(|tensor| {
+            let data = tensor.to_data().convert::<f32>();
+            data.try_into_vec().expect("converted to f32")
+        })
+    }
+
     /// Normalizes `x` `[b, c, h, w]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         self.apply(x, Activation::None)

@@ -71,6 +71,15 @@ impl Resnet {
         })
     }
 
+    /// Its norms and convolutions in order, and the shortcut's convolution.
+    pub(crate) fn parts(&self) -> ([&GroupNorm; 2], [&Conv2d; 2], Option<&Conv2d>) {
+        (
+            [&self.norm1, &self.norm2],
+            [&self.conv1, &self.conv2],
+            self.conv_shortcut.as_ref(),
+        )
+    }
+
     /// Applies the block to `x` `[b, c_in, h, w]` with `emb` `[b, d_emb]`.
     pub fn forward(&self, x: Tensor<4>, emb: Option<&Tensor<2>>) -> Tensor<4> {
         let mut h = self.conv1.forward(self.norm1.silu(x.clone()));

@@ -6,6 +6,7 @@
 //! Source: Rombach et al., latent diffusion (2112.10752); tensor names and arithmetic of diffusers.
 
 mod config;
+mod pooled;
 
 use std::path::Path;
 
@@ -14,6 +15,7 @@ use kernels::Padding;
 use serde_json::Value;
 
 pub use config::VaeConfig;
+pub use pooled::{Plan, Stage};
 
 use crate::{
     Error,
@@ -131,7 +133,14 @@ impl AutoencoderKl {
         image: Tensor<4>,
         see: &mut dyn FnMut(&str, &Tensor<4>),
     ) -> Posterior {
-        let moments = walk(&self.encoder, fold(image, self.config.patch_size), see);
+        self.posterior(walk(
+            &self.encoder,
+            fold(image, self.config.patch_size),
+            see,
+        ))
+    }
+
+    fn posterior(&self, moments: Tensor<4>) -> Posterior {
         let c = self.config.latent_channels;
         let mean = moments.clone().narrow(1, 0, c);
         let logvar = moments.narrow(1, c, c).clamp(-30.0, 20.0);
@@ -150,12 +159,40 @@ impl AutoencoderKl {
 
     /// The scaled latent the prior works on, from the posterior's mean.
     pub fn latent_from_image(&self, image: Tensor<4>) -> Tensor<4> {
-        (self.encode(image).mean - self.config.shift_factor) * self.config.scaling_factor
+        self.latent_from_mean(self.encode(image).mean)
     }
 
     /// The picture of a scaled latent.
     pub fn image_from_latent(&self, latent: Tensor<4>) -> Tensor<4> {
-        self.decode(latent / self.config.scaling_factor + self.config.shift_factor)
+        self.decode(self.unscaled(latent))
+    }
+
+    /// As [`AutoencoderKl::latent_from_image`], by [`AutoencoderKl::encode_pooled`].
+    pub fn latent_from_image_pooled(
+        &self,
+        image: Tensor<4>,
+        tile_px: usize,
+        budget: usize,
+    ) -> Tensor<4> {
+        self.latent_from_mean(self.encode_pooled(image, tile_px, budget).mean)
+    }
+
+    /// As [`AutoencoderKl::image_from_latent`], by [`AutoencoderKl::decode_pooled`].
+    pub fn image_from_latent_pooled(
+        &self,
+        latent: Tensor<4>,
+        tile_px: usize,
+        budget: usize,
+    ) -> Tensor<4> {
+        self.decode_pooled(self.unscaled(latent), tile_px, budget)
+    }
+
+    fn latent_from_mean(&self, mean: Tensor<4>) -> Tensor<4> {
+        (mean - self.config.shift_factor) * self.config.scaling_factor
+    }
+
+    fn unscaled(&self, latent: Tensor<4>) -> Tensor<4> {
+        latent / self.config.scaling_factor + self.config.shift_factor
     }
 }
 

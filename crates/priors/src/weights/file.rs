@@ -14,7 +14,7 @@ use safetensors::{
 use crate::Error;
 
 /// Why a pickle is refused.
-pub(crate) const PICKLE: &str = "is a pickle (.ckpt, .pt, .bin), which can run code when it is read; \
+pub const PICKLE: &str = "is a pickle (.ckpt, .pt, .bin), which can run code when it is read; \
                                  take the model's safetensors file or convert it";
 
 /// An open safetensors file whose header has been checked against its length.

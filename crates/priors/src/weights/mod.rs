@@ -23,7 +23,7 @@ use std::{
 use burn::tensor::{AllocationProperty, Bytes, DType, Device, Gradients, Tensor, TensorData};
 
 pub use edit::Edit;
-pub(crate) use file::PICKLE;
+pub use file::PICKLE;
 pub use file::SafetensorsFile;
 pub use init::{Init, stream};
 pub use save::{Metadata, Stored, save_safetensors, write_atomically, write_safetensors};

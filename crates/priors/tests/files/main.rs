@@ -1,6 +1,4 @@
-//! Finding a prior's files, what a file is, and files that want to do harm.
-
-mod hostile;
+//! Finding a prior's files, and what a file is.
 
 use std::path::{Path, PathBuf};
 

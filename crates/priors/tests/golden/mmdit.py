@@ -90,7 +90,22 @@ def golden(name, config, x):
     save(name, x | out, config_of(net), NOTE, f32_worst_abs_error=f"{error:.2e}")
 
 
+def sizes():
+    """Patches with positions at the smallest size, odd ones, long ones and the largest, in a table of an even side and of an odd one."""
+    tensors = {}
+    for config in [SD3, SD35_MEDIUM]:
+        net, most = model(config), config["pos_embed_max_size"]
+        for h, w in [(1, 1), (5, 7), (4, most), (most, 3), (2, 9), (most, most)]:
+            name = f"{most}.{h}x{w}"
+            tensors[f"input.{name}"] = data(name, [1, config["in_channels"], 2 * h, 2 * w])
+            with torch.no_grad():
+                tensors[f"positions.{name}"] = net.pos_embed(tensors[f"input.{name}"].double())
+    note = "positions.MAX.HxW: the patch embedding with positions of input.MAX.HxW, H x W patches in a table of MAX x MAX. Computed in f64."
+    save("mmdit_sizes_tiny", tensors, config_of(model(SD3)), note)
+
+
 def main():
+    sizes()
     golden("mmdit_sd3_tiny", SD3, inputs(SD3, 2, 10, 16, [981, 7]))
     golden("mmdit_sd35_medium_tiny", SD35_MEDIUM, inputs(SD35_MEDIUM, 1, 16, 12, [601]))
     golden("mmdit_sd35_large_tiny", SD35_LARGE, inputs(SD35_LARGE, 1, 12, 24, [440]))

@@ -10,6 +10,7 @@ mod clip;
 mod gradients;
 mod layers;
 mod mmdit;
+mod provenance;
 mod sizes;
 mod t5;
 mod text;

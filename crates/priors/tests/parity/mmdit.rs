@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 use priors::{
-    flow::Prior,
+    flow::{Conditioning, Prior},
     mmdit::{MmDit, MmDitFlow},
     nn::Bare,
     weights::Weights,
@@ -55,6 +55,32 @@ fn blocks(name: &str) {
     let mut comparison = golden.compare();
     comparison.see("output.sample", &out, MODEL);
     comparison.finish(|name| name != "output.sample");
+}
+
+/// The positions are cropped from the table's middle at every size, as in diffusers.
+#[test]
+fn positions_at_other_sizes() {
+    let golden = golden("mmdit_sizes_tiny");
+    let device = Device::flex();
+    let mut comparison = golden.compare();
+    for most in [12, 15] {
+        let mut config = golden.config();
+        config["pos_embed_max_size"] = most.into();
+        let mmdit = MmDit::from_json(&config, golden.path(), &Weights::formula(&device))
+            .expect("the golden's config is supported");
+        for [h, w] in [[1, 1], [5, 7], [4, most], [most, 3], [2, 9], [most, most]] {
+            let name = format!("{most}.{h}x{w}");
+            let conditioning = Conditioning {
+                text: Tensor::zeros([1, 5, 24], &device),
+                pooled: Some(Tensor::zeros([1, 20], &device)),
+                time_ids: None,
+            };
+            let x = golden.tensor(&format!("input.{name}"), &device);
+            let flow = mmdit.enter(x, Tensor::zeros([1], &device), &conditioning);
+            comparison.see(&format!("positions.{name}"), &flow.image, BLOCK);
+        }
+    }
+    comparison.finish(|_| false);
 }
 
 #[test]

@@ -67,7 +67,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     };
     let form = match args.form {
         None => {
-            let prior = super::prior(&args.prior)?;
+            let prior = super::prior(&args.prior, super::Consent::default())?;
             ensure!(
                 !args.output.exists(),
                 "{}: exists; give a new folder",
@@ -81,7 +81,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     };
     let prior = match Model::named(&args.prior) {
         Some(model) => model.folder(),
-        None => super::prior(&args.prior)?,
+        None => super::prior(&args.prior, super::Consent::default())?,
     };
     let shapes = network_shapes(&prior)?;
     ensure!(

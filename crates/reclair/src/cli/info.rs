@@ -36,7 +36,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let model = Model::named(&args.prior);
     let prior = match model {
         Some(model) => model.folder(),
-        None => super::prior(&args.prior)?,
+        None => super::prior(&args.prior, super::Consent::default())?,
     };
     let counted = Counted::open(&prior)?;
     let row = model

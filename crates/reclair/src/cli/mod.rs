@@ -4,6 +4,8 @@ mod captioner;
 mod convert;
 mod data;
 mod degrade;
+#[cfg(feature = "hub")]
+mod download;
 mod eval;
 mod export;
 mod info;
@@ -12,11 +14,12 @@ mod lora;
 mod report;
 mod restore;
 mod table3;
+mod tiling;
 mod train;
 
 use burn::tensor::Device;
 use clap::{Parser, Subcommand, ValueEnum};
-use priors::folder::Folder;
+use priors::folder::{Folder, Repository};
 use reclair::embedded;
 
 /// Restores real photographs with a diffusion prior and a restoration adapter.
@@ -41,6 +44,9 @@ enum Command {
     Data(data::Args),
     /// Write a training run's curves, scores and pictures as one HTML file.
     Report(report::Args),
+    /// Download a prior from the Hugging Face hub, its licence shown first.
+    #[cfg(feature = "hub")]
+    Download(download::Args),
     /// Tell what a prior and an adapter are made of.
     Info(info::Args),
     /// Write a LoRA for other programs, or a prior with LoRA merged.
@@ -61,6 +67,8 @@ pub(crate) fn main() -> anyhow::Result<()> {
         Command::Train(args) => train::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Report(args) => report::run(&args),
+        #[cfg(feature = "hub")]
+        Command::Download(args) => download::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Convert(args) => convert::run(&args),
@@ -102,8 +110,15 @@ fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The prior that `--prior` names: `mini`, or what stands at a path.
-fn prior(name: &str) -> anyhow::Result<Folder> {
+/// What was said about licences; without downloads there is nothing to say.
+#[cfg(feature = "hub")]
+use download::Consent;
+#[cfg(not(feature = "hub"))]
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+struct Consent {}
+
+/// The prior that `--prior` names: `mini`, what stands at a path, or a repository in Hugging Face's cache or on the hub.
+fn prior(name: &str, consent: Consent) -> anyhow::Result<Folder> {
     match name {
         "mini" => Ok(embedded::mini_prior()),
         _ if table3::Model::named(name).is_some() && !std::path::Path::new(name).exists() => {
@@ -111,8 +126,28 @@ fn prior(name: &str) -> anyhow::Result<Folder> {
                 "{name} is not embedded; give its diffusers folder or safetensors checkpoint"
             )
         }
-        path => Ok(Folder::open(path.as_ref())?),
+        path if std::path::Path::new(path).exists() => Ok(Folder::open(path.as_ref())?),
+        id => match Repository::parse(id) {
+            Some(repository) => of_repository(&repository, consent),
+            None => Ok(Folder::open(id.as_ref())?),
+        },
     }
+}
+
+#[cfg(feature = "hub")]
+use download::prior as of_repository;
+
+/// The prior of a repository in Hugging Face's cache.
+#[cfg(not(feature = "hub"))]
+fn of_repository(repository: &Repository, _: Consent) -> anyhow::Result<Folder> {
+    let id = repository.to_string();
+    if repository.snapshot().is_none() && !repository.folder().is_some_and(|folder| folder.is_dir())
+    {
+        anyhow::bail!(
+            "{id} is no file, no folder and nothing in Hugging Face's cache; give a prior's folder or safetensors file, or build reclair with `--features hub` to download it"
+        );
+    }
+    Ok(Folder::open(id.as_ref())?)
 }
 
 /// The adapter that `--adapter` names; mini's own where none is given for mini.

@@ -24,9 +24,12 @@ pub(super) struct Args {
     /// The result: a file, or a folder for results named STEM.png.
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// The prior: `mini` (embedded), a folder in diffusers' layout, or a safetensors checkpoint.
+    /// The prior: `mini` (embedded), a folder in diffusers' layout, a safetensors checkpoint, or OWNER/NAME[@REVISION] in
+    /// Hugging Face's cache (or on the hub, with the feature `hub`).
     #[arg(long, default_value = "mini")]
     prior: String,
+    #[command(flatten)]
+    consent: super::Consent,
     /// An adapter folder for the prior; `none` for the bare prior.
     #[arg(long)]
     adapter: Option<String>,
@@ -101,9 +104,8 @@ pub(super) struct Args {
     /// Seed of the noise.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Side of the tiles in pixels; 0 never tiles.
-    #[arg(long, default_value_t = 512)]
-    tile: usize,
+    #[command(flatten)]
+    tiling: super::tiling::Tiling,
     /// What is done to the colours of the result.
     #[arg(long, value_enum, default_value_t = Colour::None)]
     colour: Colour,
@@ -224,13 +226,13 @@ impl Args {
             rss: self.rss(preset.rss),
             adapter_scale: self.adapter_scale,
             seed: self.seed,
-            tile_px: self.tile,
             colour: match self.colour {
                 Colour::None => ColourFix::None,
                 Colour::Wavelet => ColourFix::Wavelet,
                 Colour::Adain => ColourFix::Adain,
             },
             sharpen: self.sharpen.unwrap_or(preset.sharpen),
+            ..self.tiling.options()
         })
     }
 
@@ -295,7 +297,7 @@ impl Args {
     }
 
     fn restorer(&self) -> anyhow::Result<Restorer> {
-        let prior = super::lora::merged(super::prior(&self.prior)?, &self.lora)?;
+        let prior = super::lora::merged(super::prior(&self.prior, self.consent)?, &self.lora)?;
         let adapter = super::adapter(self.adapter.as_deref(), &self.prior);
         // mini is small enough to be widened once; a large prior stays in the type it is stored in.
         let precision = if self.prior == "mini" {
@@ -344,6 +346,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             super::in_range(option, value, low, high)?;
         }
     }
+    args.tiling.check()?;
     let jobs = jobs(&args.inputs, &args.output)?;
     let restorer = args.restorer()?;
     let options = args.options(&restorer)?;

@@ -1,4 +1,4 @@
-//! The adapters' laws: what they leave alone, what they count, how they are stored; and the transformer's against PyTorch.
+//! The adapters' laws: what they leave alone, what they count, how they are stored; and both against PyTorch.
 
 #[path = "../../../priors/tests/golden/mod.rs"]
 mod golden;

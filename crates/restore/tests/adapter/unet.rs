@@ -4,19 +4,24 @@ use std::path::Path;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use priors::{
-    any::AnyPrior,
+    any::{AnyFlow, AnyPrior},
     flow::{Conditioning, Prior},
     nn::Bare,
     unet::Unet,
     weights::{Precision, SafetensorsFile, Values, Weights, save_safetensors},
 };
 use restore::{
-    adapter::{AdapterConfig, BlockKind, RestorationAdapter, Scale, UnetAdapterConfig},
+    adapter::{AdapterConfig, BlockKind, LqFeatures, RestorationAdapter, Scale, UnetAdapterConfig},
     lora::{Lora, LoraConfig, self_attention_targets},
 };
 use serde_json::{Value, json};
 
-use crate::{bits, field};
+use crate::{
+    bits, field,
+    golden::{BLOCK, Comparison, Golden, MODEL},
+};
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
 
 fn tiny() -> Value {
     json!({
@@ -89,6 +94,117 @@ fn bare(unet: &AnyPrior) -> Tensor<4> {
         x, t, conditioning, ..
     } = inputs();
     unet.forward(x, t, &conditioning, &Bare)
+}
+
+/// The golden's prior, and an adapter of this design after all blocks but the last, both by formula.
+fn of_golden(golden: &Golden, block: BlockKind) -> (AnyPrior, RestorationAdapter) {
+    let w = Weights::formula(&Device::flex());
+    let prior = any(&golden.config(), &w);
+    let config = AdapterConfig::Unet(UnetAdapterConfig {
+        block,
+        after: vec![0, 1, 2, 3, 4, 5],
+        lq_channels: 4,
+        d_emb: 64,
+        groups: 8,
+    });
+    let adapter = RestorationAdapter::new(config, &prior, &w).expect("fits");
+    (prior, adapter)
+}
+
+fn enter(prior: &AnyPrior, golden: &Golden) -> AnyFlow {
+    let device = Device::flex();
+    let conditioning = Conditioning {
+        text: golden.tensor("input.text", &device),
+        pooled: Some(golden.tensor("input.pooled", &device)),
+        time_ids: Some(golden.tensor("input.time_ids", &device)),
+    };
+    let sample = golden.tensor("input.sample", &device);
+    prior.enter(sample, golden.timesteps(&device), &conditioning)
+}
+
+fn features(prior: &AnyPrior, golden: &Golden, adapter: &RestorationAdapter) -> LqFeatures {
+    adapter.lq_features(prior, &golden.tensor("input.lq", &Device::flex()))
+}
+
+/// Shows the low-quality stream and the outputs under `prefix`.
+fn see_whole(
+    comparison: &mut Comparison<'_>,
+    prefix: &str,
+    prior: &AnyPrior,
+    golden: &Golden,
+    adapter: &RestorationAdapter,
+) {
+    let lq = features(prior, golden, adapter);
+    let LqFeatures::Maps(maps) = &lq else {
+        panic!("a U-Net's features are maps");
+    };
+    for (i, map) in maps.iter().enumerate() {
+        comparison.see(&format!("{prefix}lq.{i}"), map, BLOCK);
+    }
+    for (name, scale) in [("sample", 1.0), ("scale_0.5", 0.5)] {
+        let flow = enter(prior, golden);
+        let y = adapter.forward(prior, flow, &lq, &Scale::All(scale), &Bare);
+        comparison.see(&format!("{prefix}output.{name}"), &y, MODEL);
+    }
+}
+
+#[test]
+fn every_adapter_is_that_of_torch() {
+    let golden = Golden::open(FOLDER, "unet_adapter_d3_tiny");
+    let device = Device::flex();
+    let (prior, adapter) = of_golden(&golden, BlockKind::D3);
+    let lq = features(&prior, &golden, &adapter);
+    let mut comparison = golden.compare();
+    see_whole(&mut comparison, "", &prior, &golden, &adapter);
+    let mut flow = enter(&prior, &golden);
+    for i in 0..prior.segments() {
+        // What enters an adapter or a block is the golden's, so that errors do not add up.
+        let mut check = |flow: &mut AnyFlow, name: &str| {
+            let AnyFlow::Unet(at) = flow else {
+                panic!("a U-Net's flow");
+            };
+            comparison.see(name, &at.sample, BLOCK);
+            at.sample = golden.tensor(name, &device);
+        };
+        flow = prior.segment(i, flow, &Bare);
+        let Some(site) = prior.sites().iter().find(|site| site.segment == i) else {
+            continue;
+        };
+        check(&mut flow, &format!("{}.bare", site.name));
+        flow = adapter.after(i, flow, &lq, &Scale::All(1.0));
+        if site.block < 6 {
+            check(&mut flow, &format!("{}.adapted", site.name));
+        }
+    }
+    let y = prior.leave(enter_and_walk(&prior, &golden));
+    comparison.see("output.bare", &y, MODEL);
+    comparison.finish(|_| false);
+}
+
+fn enter_and_walk(prior: &AnyPrior, golden: &Golden) -> AnyFlow {
+    let flow = enter(prior, golden);
+    (0..prior.segments()).fold(flow, |flow, i| prior.segment(i, flow, &Bare))
+}
+
+#[test]
+fn the_other_designs_are_those_of_torch() {
+    let golden = Golden::open(FOLDER, "unet_adapter_designs_tiny");
+    let mut comparison = golden.compare();
+    for (name, block) in [
+        ("D1", BlockKind::D1),
+        ("D2", BlockKind::D2),
+        ("D4", BlockKind::D4),
+    ] {
+        let (prior, adapter) = of_golden(&golden, block);
+        see_whole(
+            &mut comparison,
+            &format!("{name}."),
+            &prior,
+            &golden,
+            &adapter,
+        );
+    }
+    comparison.finish(|_| false);
 }
 
 #[test]

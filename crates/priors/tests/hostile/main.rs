@@ -1,0 +1,151 @@
+//! Files and configurations that want to do harm: an error of one line each, no panic and no large allocation.
+//!
+//! They lie beside this, made by `make.py`.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use peak_alloc::PeakAlloc;
+use priors::{
+    clip::ClipText,
+    folder::Folder,
+    kind::Kind,
+    mmdit::MmDit,
+    t5::T5Encoder,
+    unet::Unet,
+    vae::AutoencoderKl,
+    weights::{Init, Precision, SafetensorsFile, Weights},
+};
+use serde_json::Value;
+
+#[global_allocator]
+static PEAK: PeakAlloc = PeakAlloc;
+
+/// More than any of these may take.
+const LARGE: usize = 16 << 20;
+
+fn all_in(folder: &str) -> Vec<PathBuf> {
+    let place = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/hostile")
+        .join(folder);
+    let entries = std::fs::read_dir(place).expect("the folder");
+    let mut all: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    all.sort();
+    all
+}
+
+/// The error of `result`, which names the file in one line and cost little memory. One test at a time: the allocator is shared.
+fn refused<T>(path: &Path, what: impl FnOnce(&Path) -> Result<T, priors::Error>) -> String {
+    let before = PEAK.current_usage();
+    PEAK.reset_peak_usage();
+    let name = path
+        .file_name()
+        .expect("a name")
+        .to_string_lossy()
+        .into_owned();
+    let why = match what(path) {
+        Ok(_) => panic!("{name} was not refused"),
+        Err(why) => why.to_string(),
+    };
+    let took = PEAK.peak_usage().saturating_sub(before);
+    assert!(took < LARGE, "{name} took {took} bytes");
+    assert!(
+        why.contains(&name) && !why.contains('\n') && why.len() < 1000,
+        "{name}: {why}"
+    );
+    why
+}
+
+#[test]
+fn hostile_files_are_refused() {
+    let files = all_in("files");
+    assert_eq!(
+        files.len(),
+        36,
+        "files that are not in the repository test nothing"
+    );
+    for path in &files {
+        let name = path
+            .file_name()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
+        // As a checkpoint that someone names.
+        refused(path, Folder::open);
+        let Some(dtype) = name.strip_prefix("opens_") else {
+            let why = refused(path, SafetensorsFile::open);
+            assert_eq!(
+                why.contains("pickle"),
+                name.starts_with("pickle"),
+                "{name}: {why}"
+            );
+            continue;
+        };
+        // A valid file of what is no parameter.
+        let why = refused(path, |path| {
+            let w = Weights::from_files(&[path.to_owned()], Precision::Stored, &Device::flex())?;
+            w.tensor::<1>("a", [2], Init::Zeros)
+        });
+        let dtype = dtype.trim_end_matches(".safetensors");
+        assert!(why.contains(dtype) || dtype.starts_with("F16"), "{why}");
+    }
+    configurations_are_refused();
+    any_byte_may_be_changed();
+}
+
+fn configurations_are_refused() {
+    let files = all_in("configs");
+    assert_eq!(
+        files.len(),
+        32,
+        "files that are not in the repository test nothing"
+    );
+    let device = Device::flex();
+    for path in &files {
+        let name = path
+            .file_name()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
+        let value: Value =
+            serde_json::from_slice(&std::fs::read(path).expect("reads")).expect("JSON");
+        let w = Weights::blank(&device);
+        refused(path, |path| match name.split('.').next() {
+            Some("unet") => Unet::from_json(&value, path, &w).map(drop),
+            Some("vae") => AutoencoderKl::from_json(&value, path, &w).map(drop),
+            Some("transformer") => MmDit::from_json(&value, path, &w).map(drop),
+            Some("text_encoder") => ClipText::from_json(&value, path, &w).map(drop),
+            Some("text_encoder_3") => T5Encoder::from_json(&value, path, &w).map(drop),
+            _ => panic!("whose is {name}?"),
+        });
+    }
+}
+
+/// Any byte changed is another file or an error, not a panic; so is any shorter file.
+fn any_byte_may_be_changed() {
+    let header = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
+    let mut whole = (header.len() as u64).to_le_bytes().to_vec();
+    whole.extend(header.as_bytes());
+    whole.extend([0; 8]);
+    let path = Path::new("x.safetensors");
+    assert!(SafetensorsFile::from_bytes(whole.clone().into(), path).is_ok());
+    PEAK.reset_peak_usage();
+    let before = PEAK.current_usage();
+    for i in 0..whole.len() {
+        for byte in 0..=255 {
+            let mut changed = whole.clone();
+            changed[i] = byte;
+            let Ok(file) = SafetensorsFile::from_bytes(changed.into(), path) else {
+                continue;
+            };
+            Kind::of_file(&file);
+            for name in file.names() {
+                drop((file.data(name), file.float(name)));
+            }
+        }
+        assert!(SafetensorsFile::from_bytes(whole[..i].to_vec().into(), path).is_err());
+    }
+    assert!(PEAK.peak_usage() < before + LARGE);
+}

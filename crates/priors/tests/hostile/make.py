@@ -1,0 +1,118 @@
+"""Writes files/ and configs/: safetensors files and configurations that want to do harm. Needs nothing but Python.
+
+Each file of files/ is wrong in the way its name says, and `opens_` ones only when a parameter is wanted of them. Each file of
+configs/ is a real configuration (src/known) with one value changed; the part before the first dot says whose.
+"""
+
+import json
+import os
+import shutil
+import struct
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+KNOWN = f"{HERE}/../../src/known"
+HUGE = 1 << 40
+
+
+def write(name, header, data=b"", length=None):
+    header = header if isinstance(header, bytes) else header.encode()
+    with open(f"{HERE}/files/{name}.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(header) if length is None else length) + header + data)
+
+
+def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+def one(**changes):
+    return json.dumps({"a": entry(**changes)})
+
+
+def raw(name, contents):
+    with open(f"{HERE}/files/{name}", "wb") as file:
+        file.write(contents)
+
+
+def files():
+    raw("empty.safetensors", b"")
+    raw("shorter_than_a_length.safetensors", b"\x08\0\0")
+    write("header_of_nothing", "", length=0)
+    write("header_of_2_to_the_64", one(), bytes(8), length=2**64 - 1)
+    write("header_beyond_the_file", one(), bytes(8), length=HUGE)
+    write("header_one_byte_beyond", one(), b"", length=len(one()) + 1)
+    write("truncated_header", one()[:-9], length=len(one()))
+    write("truncated_data", one(), bytes(7))
+    write("more_data_than_said", one(), bytes(9))
+    write("no_json", "[1,2")
+    write("more_than_json", "{}x")
+    write("array_for_an_object", "[]")
+    write("nested_too_deep", '{"a":' * 2_000)
+    write("no_utf8", b'{"\xff\xfe":1}')
+    write("shape_beyond_64_bits", one(shape=(2**32, 2**32, 4)), bytes(8))
+    write("shape_of_terabytes", one(shape=(HUGE,), offsets=(0, 4 * HUGE)), bytes(8))
+    write("shape_negative", one(shape=(-2,)), bytes(8))
+    write("shape_fractional", one(shape=(1.5,)), bytes(8))
+    write("shape_and_bytes_differ", one(shape=(3,)), bytes(8))
+    write("offsets_backwards", one(offsets=(8, 0)), bytes(8))
+    write("offsets_beyond_the_file", one(offsets=(0, HUGE)), bytes(8))
+    write("offsets_of_2_to_the_64", one(offsets=(2**64 - 8, 2**64 - 1)), bytes(8))
+    write("overlap", json.dumps({"a": entry(), "b": entry(offsets=(4, 12))}), bytes(12))
+    write("same_bytes_twice", json.dumps({"a": entry(), "b": entry()}), bytes(8))
+    write("hole", json.dumps({"a": entry(), "b": entry(shape=(1,), offsets=(12, 16))}), bytes(16))
+    write("type_unknown", one(dtype="F31"), bytes(8))
+    write("type_of_another_size", one(dtype="F64"), bytes(8))
+    write("type_no_word", '{"a":{"dtype":7,"shape":[2],"data_offsets":[0,8]}}', bytes(8))
+    write("metadata_no_words", '{"__metadata__":{"a":[1]},' + one()[1:], bytes(8))
+    raw("pickle_of_torch.safetensors", b"PK\x03\x04" + bytes(60))
+    raw("pickle_of_old_torch.safetensors", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")
+    for dtype, size in [("I64", 8), ("U8", 1), ("F8_E4M3", 1), ("BOOL", 1)]:
+        write(f"opens_{dtype}", one(dtype=dtype, offsets=(0, 2 * size)), bytes(2 * size))
+    write("opens_F16_of_another_shape", one(dtype="F16", shape=(4,)), bytes(8))
+
+
+def configs():
+    def change(part, file, key, value, label=None):
+        with open(f"{KNOWN}/{file}.json") as known:
+            config = json.load(known)
+        config[key] = value
+        label = label or (value if isinstance(value, int) else "list")
+        with open(f"{HERE}/configs/{part}.{key}.{label}.json", "w") as file:
+            json.dump(config, file, indent=1)
+
+    for key, value, label in [
+        ("block_out_channels", [HUGE, 640, 1280], "huge"),
+        ("block_out_channels", [], "none"),
+        ("cross_attention_dim", HUGE, "huge"),
+        ("layers_per_block", HUGE, "huge"),
+        ("transformer_layers_per_block", [1, HUGE, 10], "huge"),
+        ("attention_head_dim", [0, 0, 0], "zero"),
+        ("in_channels", 2**64 - 1, "64_bits"),
+        ("in_channels", -4, "negative"),
+        ("norm_num_groups", 0, "zero"),
+        ("norm_num_groups", "many", "word"),
+    ]:
+        change("unet", "sdxl/unet", key, value, label)
+    for key, value, label in [
+        ("block_out_channels", [HUGE, HUGE], "huge"),
+        ("block_out_channels", [0, 0], "zero"),
+        ("layers_per_block", HUGE, "huge"),
+        ("latent_channels", HUGE, "huge"),
+        ("latent_channels", 0, "zero"),
+        ("patch_size", 2**33, "huge"),
+    ]:
+        change("vae", "sdxl/vae", key, value, label)
+    for key in ["num_layers", "num_attention_heads", "pos_embed_max_size", "patch_size"]:
+        change("transformer", "sd3/transformer", key, HUGE, "huge")
+        change("transformer", "sd3/transformer", key, 0, "zero")
+    for key in ["num_layers", "d_model", "d_ff", "vocab_size"]:
+        change("text_encoder_3", "sd3/text_encoder_3", key, HUGE, "huge")
+    for key in ["num_hidden_layers", "hidden_size", "vocab_size"]:
+        change("text_encoder", "sd3/text_encoder", key, HUGE, "huge")
+    change("text_encoder", "sd3/text_encoder", "num_attention_heads", 0, "zero")
+
+
+for folder in ["files", "configs"]:
+    shutil.rmtree(f"{HERE}/{folder}")
+    os.makedirs(f"{HERE}/{folder}")
+files()
+configs()
