@@ -120,7 +120,7 @@ pub fn run(
         "config.resolved.toml",
         &toml::to_string(config).expect("plain TOML"),
     )?;
-    objective.prepare(&photos, &mut |note| watch(Event::Note(note)))?;
+    objective.prepare(&photos, stop, &mut |note| watch(Event::Note(note)))?;
     let batch = config.optimise.samples();
     let parameters = state.values.values().map(Vec::len).sum();
     watch(Event::Start {
@@ -186,7 +186,12 @@ pub fn run(
     }
     drop(loader);
     state.save(&config.out, &origin)?;
-    let samples = (0..MEASURED)
+    let measured = if config.stage == Stage::Vae {
+        MEASURED
+    } else {
+        0
+    };
+    let samples = (0..measured)
         .map(|i| photos.sample(i))
         .collect::<Result<Vec<_>, _>>()?;
     with_result(config, &shapes, &mut state, |values, _| {
