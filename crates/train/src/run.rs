@@ -141,7 +141,7 @@ pub fn run(
         )?;
         out = Some(folder);
     }
-    objective.prepare(&photos, &mut |note| watch(Event::Note(note)))?;
+    objective.prepare(&photos, stop, &mut |note| watch(Event::Note(note)))?;
     if writes {
         ranks.wait();
     }
@@ -238,7 +238,12 @@ pub fn run(
         return Ok(());
     };
     state.save(&config.out, &origin)?;
-    let samples = (0..MEASURED)
+    let measured = if config.stage == Stage::Vae {
+        MEASURED
+    } else {
+        0
+    };
+    let samples = (0..measured)
         .map(|i| photos.sample(i))
         .collect::<Result<Vec<_>, _>>()?;
     with_result(config, &shapes, &mut state, |values, _| {

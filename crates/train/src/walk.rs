@@ -172,6 +172,8 @@ impl Walk<'_> {
         let mut d_state = state.gradients(&mut tape);
         self.collect(&mut tape);
 
+        let enters = self.enters();
+        let lowest = (0..pieces).find(|&piece| cut(piece) < cut(piece + 1));
         let mut d_context = Grads::new();
         for piece in (0..pieces).rev() {
             let flow = entering.pop().expect("one for each piece");
@@ -182,8 +184,13 @@ impl Walk<'_> {
             let (mut flow, aside) = self.taped.prior.set_aside(segments.clone(), flow);
             let below = aside.skips();
             let (mut state, mut context) = (Leaves::default(), Leaves::default());
-            flow.visit_state(&mut state);
-            flow.visit_context(&mut context);
+            // Over a frozen prior the embeddings, the text and the first feature are constants.
+            if enters == Enters::Trained || Some(piece) != lowest {
+                flow.visit_state(&mut state);
+            }
+            if enters == Enters::Trained {
+                flow.visit_context(&mut context);
+            }
             let mut lq = lq.clone();
             lq.visit_context(&mut context);
             for i in segments {
@@ -195,6 +202,9 @@ impl Walk<'_> {
                 sum: None,
             };
             flow.visit_state(&mut seed);
+            if seed.sum.is_none() {
+                continue;
+            }
             let mut tape = seed.backward();
             let passing = std::mem::take(&mut d_state)
                 .into_iter()
@@ -210,6 +220,21 @@ impl Walk<'_> {
         }
         self.enter(d_state, d_context);
         (f64::from(loss.into_scalar::<f32>()), self.sum)
+    }
+
+    /// Whether what enters the first segment depends on anything that trains.
+    fn enters(&self) -> Enters {
+        let conditioning = self.taped.conditioning(&self.inputs.text);
+        let (x, t) = (self.inputs.x.clone(), self.inputs.t.clone());
+        let mut flow = self.taped.prior.enter(x, t, &conditioning);
+        let mut tracked = Tracked(false);
+        flow.visit_state(&mut tracked);
+        flow.visit_context(&mut tracked);
+        if tracked.0 {
+            Enters::Trained
+        } else {
+            Enters::Frozen
+        }
     }
 
     /// The last product, through what made the first feature, the embeddings, the text and the
@@ -255,6 +280,30 @@ impl Walk<'_> {
                 }
             }
         }
+    }
+}
+
+/// What makes the first feature, the embeddings and the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Enters {
+    /// Nothing that trains.
+    Frozen,
+    /// Something that does.
+    Trained,
+}
+
+/// Whether any of the tensors it visits is tracked.
+struct Tracked(bool);
+
+impl FlowVisitor for Tracked {
+    fn rank2(&mut self, _name: &str, tensor: &mut Tensor<2>) {
+        self.0 |= tensor.is_tracked();
+    }
+    fn rank3(&mut self, _name: &str, tensor: &mut Tensor<3>) {
+        self.0 |= tensor.is_tracked();
+    }
+    fn rank4(&mut self, _name: &str, tensor: &mut Tensor<4>) {
+        self.0 |= tensor.is_tracked();
     }
 }
 

@@ -14,7 +14,7 @@
 //! times in its noise;
 //! the square of its error counts `min(1, s0)^2`: faint noise would make much of a small degradation.
 
-use std::path::Path;
+use std::{path::Path, sync::atomic::AtomicBool};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use kernels::Padding;
@@ -324,7 +324,12 @@ impl Denoise {
 }
 
 impl Objective for Denoise {
-    fn prepare(&self, photos: &Photos, note: &mut dyn FnMut(String)) -> Result<(), Error> {
+    fn prepare(
+        &self,
+        photos: &Photos,
+        stop: &AtomicBool,
+        note: &mut dyn FnMut(String),
+    ) -> Result<(), Error> {
         let Encoders::Cached(cache) = &self.encoders else {
             return Ok(());
         };
@@ -333,7 +338,7 @@ impl Objective for Denoise {
         } else {
             vec![]
         };
-        cache.fill(captions, note)
+        cache.fill(captions, stop, note)
     }
 
     fn initial(&self) -> Result<Values, Error> {

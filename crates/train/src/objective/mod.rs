@@ -8,7 +8,7 @@ mod metric;
 mod text_cache;
 mod vae;
 
-use std::{collections::btree_map::Entry, path::Path};
+use std::{collections::btree_map::Entry, path::Path, sync::atomic::AtomicBool};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use pixels::Image;
@@ -65,11 +65,16 @@ impl Evaluation {
 
 /// Something to train.
 pub trait Objective {
-    /// Makes what is made once before the first step; `note` is told how far it is.
+    /// Makes what is made once before the first step, until `stop`; `note` is told how far it is.
     ///
     /// # Errors
     /// As the objective says.
-    fn prepare(&self, _photos: &Photos, _note: &mut dyn FnMut(String)) -> Result<(), Error> {
+    fn prepare(
+        &self,
+        _photos: &Photos,
+        _stop: &AtomicBool,
+        _note: &mut dyn FnMut(String),
+    ) -> Result<(), Error> {
         Ok(())
     }
 

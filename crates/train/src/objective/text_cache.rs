@@ -7,7 +7,10 @@
 use std::{
     collections::{BTreeSet, HashMap},
     path::PathBuf,
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -87,13 +90,14 @@ impl TextCache {
     }
 
     /// Reads every prompt that training can ask for and that was not read before: `captions`, the empty one and the
-    /// words for degradations.
+    /// words for degradations; ends early at `stop`.
     ///
     /// # Errors
     /// Encoders that cannot be opened, a full disk.
     pub(super) fn fill(
         &self,
         captions: Vec<String>,
+        stop: &AtomicBool,
         note: &mut dyn FnMut(String),
     ) -> Result<(), Error> {
         let encoders = self.encoders()?;
@@ -112,16 +116,19 @@ impl TextCache {
             let last = if self.batch == 1 { own } else { longest };
             wanted.extend((own..=last).map(|pieces| (prompt.as_str(), pieces)));
         }
-        *self.pieces.lock().expect("no panic while held") = pieces.clone();
         wanted.retain(|(prompt, pieces)| !self.file(prompt, *pieces).is_file());
         let (count, mut said) = (wanted.len(), Instant::now());
         for (i, (prompt, pieces)) in wanted.into_iter().enumerate() {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
             self.store(&encoders, prompt, pieces)?;
             if said.elapsed() > NOTE {
                 said = Instant::now();
                 note(format!("{} of {count} prompts read", i + 1));
             }
         }
+        *self.pieces.lock().expect("no panic while held") = pieces;
         Ok(())
     }
 
