@@ -60,7 +60,7 @@ enum Case {
 }
 
 /// Compares the gradients that training on `device` makes, in the way and with the products of a run; returns by how much
-/// they are off, the largest of all tensors.
+/// those with products of f32 values are off, the largest of all tensors.
 ///
 /// # Errors
 /// Gradients that are wrong.
@@ -74,7 +74,10 @@ pub fn check(device: &Device, how: Gradient, products: Products) -> Result<f64, 
             let got = with_products(products, || {
                 case.gradients(&values, device, how, |prediction| prediction)
             });
-            worst = worst.max(agree(&reference, &got, limit(products))?);
+            let off = agree(&reference, &got, limit(products))?;
+            if products == Products::F32 {
+                worst = worst.max(off);
+            }
         }
     }
     Ok(worst)
