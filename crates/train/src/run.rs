@@ -544,3 +544,21 @@ fn hash(config: &TrainConfig) -> String {
     let text = toml::to_string(&config).expect("plain TOML");
     hex(&Sha256::digest(text))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn older_configurations_keep_their_hash() {
+        let runs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/mini/runs");
+        for run in ["vae", "joint-1", "joint-2", "joint-3"] {
+            let read = |file: &str| {
+                std::fs::read_to_string(format!("{runs}/{run}/{file}")).expect("committed")
+            };
+            let config = toml::from_str(&read("config.resolved.toml")).expect("a configuration");
+            let about: serde_json::Value = serde_json::from_str(&read("run.json")).expect("JSON");
+            assert_eq!(about["config_sha256"], hash(&config), "{run}");
+        }
+    }
+}
