@@ -3,9 +3,7 @@
 #[path = "hub/server.rs"]
 mod server;
 
-#[path = "priors_on_disk/mod.rs"]
 mod priors_on_disk;
-#[path = "program/mod.rs"]
 mod program;
 
 use std::{
