@@ -57,7 +57,7 @@ impl Restorer {
             Ok::<_, Error>((wanted, padded))
         });
         let (wanted, padded) = copies?;
-        let tiles = Tiles::new(&self.prior, &self.device, &padded, options.tile_px)?;
+        let tiles = self.tiles(&padded, options)?;
         let [height, width] = tiles.seen_px();
         let (latent, pixels) = tiles.vae();
         let from = pixels.tiles()[0];

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 use pixels::Image;
-use priors::{flow::Prior, model::PriorModel};
+use priors::{flow::Prior, model::PriorModel, vae::AutoencoderKl};
 
 use crate::{
     Error,
@@ -18,6 +18,7 @@ const OVERLAP_PART: usize = 4;
 /// The autoencoder over tiles of a padded picture.
 pub(crate) struct Tiles<'a> {
     prior: &'a PriorModel,
+    encoder: &'a AutoencoderKl,
     device: &'a Device,
     /// Latent rows and columns.
     height: usize,
@@ -31,10 +32,13 @@ pub(crate) struct Tiles<'a> {
 }
 
 impl<'a> Tiles<'a> {
+    /// `encoder` makes the latents, the prior's autoencoder pictures of them.
+    ///
     /// # Errors
     /// Tiles that are too large for the prior.
     pub(crate) fn new(
         prior: &'a PriorModel,
+        encoder: &'a AutoencoderKl,
         device: &'a Device,
         padded: &Image,
         tile_px: usize,
@@ -55,6 +59,7 @@ impl<'a> Tiles<'a> {
             ))),
             _ => Ok(Self {
                 prior,
+                encoder,
                 device,
                 height,
                 width,
@@ -120,7 +125,7 @@ impl<'a> Tiles<'a> {
         let crop = padded.crop(from.left, from.top, from.width, from.height);
         let values = crop.rgb.iter().map(|v| 2.0 * v - 1.0).collect();
         let x = device_tensor(values, [3, from.height, from.width], self.device);
-        self.prior.vae.latent_from_image(x)
+        self.encoder.latent_from_image(x)
     }
 
     /// The padded picture of a latent.

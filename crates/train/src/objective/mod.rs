@@ -2,6 +2,7 @@
 
 mod block_code;
 mod denoise;
+mod encoder;
 mod encoders;
 mod levels;
 mod metric;
@@ -15,6 +16,7 @@ use priors::weights::Values;
 use rand_chacha::ChaCha8Rng;
 
 pub use denoise::Denoise;
+pub use encoder::Encoder;
 pub use metric::pixel_metric;
 pub use vae::Vae;
 
