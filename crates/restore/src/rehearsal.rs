@@ -19,7 +19,6 @@ use crate::{
     sampler::sample,
     schedule::{Level, Schedule, Space},
     tiled::{cut, device_tensor},
-    tiles::Tiles,
 };
 
 /// What a restoration will take.

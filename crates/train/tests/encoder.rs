@@ -74,7 +74,7 @@ struct Result {
     losses: Vec<f64>,
     /// Mean squared error of decoded degraded pictures to the clean ones, before and after.
     error: [f64; 2],
-    /// How much latents of clean pictures differ from each other, relative to the prior's encoder.
+    /// How much the decoded latents of clean pictures differ from each other, relative to the prior's encoder.
     spread: f64,
 }
 
@@ -82,9 +82,9 @@ fn mean(x: Tensor<4>) -> f64 {
     f64::from(x.mean().into_scalar::<f32>())
 }
 
-/// The mean variance of a latent's value over pictures.
-fn variance(z: Tensor<4>) -> f64 {
-    mean((z.clone() - z.mean_dim(0)).square())
+/// The mean variance of a value over pictures.
+fn variance(x: Tensor<4>) -> f64 {
+    mean((x.clone() - x.mean_dim(0)).square())
 }
 
 fn trained(loss: EncoderLoss) -> Result {
@@ -136,7 +136,9 @@ fn trained(loss: EncoderLoss) -> Result {
         let seen = vae.image_from_latent(encoder.latent_from_image(lq.clone()));
         mean((seen - hq.clone()).square())
     };
-    let spread = |encoder: &AutoencoderKl| variance(encoder.latent_from_image(hq.clone()));
+    let spread = |encoder: &AutoencoderKl| {
+        variance(vae.image_from_latent(encoder.latent_from_image(hq.clone())))
+    };
     Result {
         losses,
         error: [error(&vae), error(&robust)],
@@ -151,8 +153,8 @@ fn degraded_pictures_come_nearer_and_clean_ones_stay_apart() {
     let (first, last) = (part(&ours.losses[..10]), part(&ours.losses[STEPS - 10..]));
     assert!(last < 0.8 * first, "loss {first} to {last}");
     let [before, after] = ours.error;
-    assert!(after < 0.8 * before, "error {before} to {after}");
-    assert!((0.7..1.3).contains(&ours.spread), "{}", ours.spread);
+    assert!(after < 0.85 * before, "error {before} to {after}");
+    assert!((0.7..1.5).contains(&ours.spread), "{}", ours.spread);
 
     let stated = trained(EncoderLoss {
         pixels: 1.0,
@@ -169,6 +171,6 @@ fn degraded_pictures_come_nearer_and_clean_ones_stay_apart() {
         ours.spread, stated.spread, stated.error[1]
     );
     assert!(last < first, "its own loss falls: {first} to {last}");
-    assert!(stated.spread < 0.5 * ours.spread, "{}", stated.spread);
-    assert!(stated.error[1] > before, "and pictures are lost");
+    assert!(stated.spread < 0.1, "{}", stated.spread);
+    assert!(stated.error[1] > 3.0 * before, "and pictures are lost");
 }
