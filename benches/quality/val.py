@@ -25,7 +25,7 @@ def main():
     reclair, val, more = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
     print("| degradation | picture | PSNR dB | SSIM | NIQE | detail | s a picture |\n|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as work:
-        for preset in ["mild", "mixture", "light", "clean"]:
+        for preset in ["mild", "mixture", "realesrgan", "light", "clean"]:
             lq, out = Path(work) / preset, Path(work) / f"{preset}-restored"
             if preset == "clean":
                 lq = val

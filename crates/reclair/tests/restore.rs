@@ -111,7 +111,7 @@ fn a_preset_gives_what_is_not_given() {
     let mini = of(&options(&[]));
     assert_eq!(
         mini,
-        ["8", "1.0", "\"euler\"", "{\"lq\":{\"strength\":0.5}}"]
+        ["2", "1.0", "\"euler\"", "{\"lq\":{\"strength\":0.2}}"]
     );
     let paper = options(&["--preset", "paper", "--steps", "2"]);
     assert_eq!(of(&paper), ["2", "7.5", "\"euler\"", "\"noise\""]);

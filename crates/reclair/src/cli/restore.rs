@@ -53,7 +53,7 @@ pub(super) struct Args {
     /// given; by default `paper` for a prior with two text encoders (SDXL, SD3), else `mini`.
     #[arg(long, value_enum)]
     preset: Option<PresetName>,
-    /// Steps that are taken [presets: mini 8, paper 100, quick 20].
+    /// Steps that are taken [presets: mini 2, paper 100, quick 20].
     #[arg(long)]
     steps: Option<usize>,
     /// Classifier-free guidance; `7.5:4` goes evenly from 7.5 at the first step to 4 at the last [presets: mini 1,
@@ -82,7 +82,7 @@ pub(super) struct Args {
     /// Where the sampler starts [presets: mini lq, paper and quick noise].
     #[arg(long, value_enum)]
     start: Option<StartAt>,
-    /// How much of the way from noise is gone with --start lq: 1 is all of it [default: 0.5].
+    /// How much of the way from noise is gone with --start lq: 1 is all of it [presets: mini 0.2, paper and quick 0.5].
     #[arg(long)]
     strength: Option<f64>,
     /// Restoration guidance: the weight w for a hundred steps; 0 turns it off [presets: mini 0, paper and quick
@@ -126,7 +126,7 @@ pub(super) struct Args {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum PresetName {
-    /// 8 steps from the noised low-quality latent.
+    /// 2 steps from the low-quality latent with a fifth of noise.
     Mini,
     /// The paper's test: 100 steps from noise, guidance 7.5, restoration guidance.
     Paper,
@@ -274,7 +274,7 @@ impl Args {
             (true, None, _) => Ok(Start::Noise),
             (false, Some(strength), _) => Ok(Start::Lq { strength }),
             (false, None, Start::Lq { strength }) => Ok(Start::Lq { strength }),
-            (false, None, Start::Noise) => Ok(RestoreOptions::default().start),
+            (false, None, Start::Noise) => Ok(Start::Lq { strength: 0.5 }),
         }
     }
 
