@@ -14,6 +14,7 @@ use priors::{
     flow::{Conditioning, Prior},
     folder::Folder,
     model::PriorModel,
+    vae::AutoencoderKl,
     weights::Precision,
 };
 use rand::RngExt;
@@ -22,7 +23,7 @@ use rand_distr::StandardNormal;
 
 use crate::{
     Error,
-    adapter::AdapterFolder,
+    adapter::{AdapterFolder, open_encoder},
     denoiser::{CfgScale, Guided},
     denoising::{TiledDenoiser, TiledLq},
     options::{ColourFix, RestoreOptions, Start, ToldSize},
@@ -55,6 +56,8 @@ pub struct Restored {
 pub struct Restorer {
     pub(crate) prior: PriorModel,
     adapter: Option<AdapterFolder>,
+    /// What makes `c_lq`: the prior's autoencoder, with the adapter's encoder where it has one.
+    pub(crate) encoder: AutoencoderKl,
     pub(crate) device: Device,
 }
 
@@ -74,9 +77,15 @@ impl Restorer {
     ) -> Result<Self, Error> {
         let prior = PriorModel::open(prior, precision, device)?;
         let adapter = adapter
-            .map(|folder| AdapterFolder::open(folder, &prior.network, precision, device))
+            .map(|folder| {
+                let robust = open_encoder(folder, &prior.vae, precision, device)?;
+                let adapter = AdapterFolder::open(folder, &prior.network, precision, device)?;
+                Ok::<_, Error>((adapter, robust))
+            })
             .transpose()?;
+        let (adapter, robust) = adapter.unzip();
         Ok(Self {
+            encoder: robust.flatten().unwrap_or_else(|| prior.vae.clone()),
             prior,
             adapter,
             device: device.clone(),
@@ -218,12 +227,16 @@ impl Restorer {
         wanted.pad_to_multiple(self.prior.vae.downscale() * self.prior.network.downscale())
     }
 
+    /// The padded picture in tiles.
+    ///
+    /// # Errors
+    /// Tiles that are too large for the prior.
     pub(crate) fn tiles(
         &self,
         padded: &Image,
         options: &RestoreOptions,
     ) -> Result<Tiles<'_>, Error> {
-        Tiles::new(&self.prior, &self.device, padded, options)
+        Tiles::new(&self.prior, &self.encoder, &self.device, padded, options)
     }
 
     pub(crate) fn lq<'a>(&'a self, c_lq: &'a Tensor<4>, tiles: &Tiles<'_>) -> TiledLq<'a> {

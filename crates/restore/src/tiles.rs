@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 use pixels::Image;
-use priors::{flow::Prior, model::PriorModel};
+use priors::{flow::Prior, model::PriorModel, vae::AutoencoderKl};
 
 use crate::{
     Error,
@@ -26,6 +26,7 @@ const KEPT: [usize; 2] = [1 << 30, 3 << 29];
 /// The autoencoder over tiles of a padded picture.
 pub(crate) struct Tiles<'a> {
     prior: &'a PriorModel,
+    encoder: &'a AutoencoderKl,
     device: &'a Device,
     /// Latent rows and columns.
     height: usize,
@@ -51,10 +52,13 @@ pub(crate) struct VaeWork {
 }
 
 impl<'a> Tiles<'a> {
+    /// `encoder` makes the latents, the prior's autoencoder pictures of them.
+    ///
     /// # Errors
     /// Tiles that are too large for the prior.
     pub(crate) fn new(
         prior: &'a PriorModel,
+        encoder: &'a AutoencoderKl,
         device: &'a Device,
         padded: &Image,
         options: &RestoreOptions,
@@ -75,6 +79,7 @@ impl<'a> Tiles<'a> {
             ))),
             _ => Ok(Self {
                 prior,
+                encoder,
                 device,
                 height,
                 width,
@@ -184,7 +189,7 @@ impl<'a> Tiles<'a> {
     /// The latent of one tile, `from` in pixels.
     pub(crate) fn encode_tile(&self, padded: &Image, from: Tile) -> Tensor<4> {
         let crop = padded.crop(from.left, from.top, from.width, from.height);
-        self.prior.vae.latent_from_image(self.image(&crop))
+        self.encoder.latent_from_image(self.image(&crop))
     }
 
     /// A picture in the autoencoder's range.

@@ -21,8 +21,10 @@ pub enum Stage {
     /// Text encoder, network and Restoration Adapter together; the adapter is skipped for half of the
     /// samples. For priors small enough to be trained for restoration.
     Joint,
-    /// The paper's training: the prior is frozen; Restoration Adapter and LoRA.
+    /// The paper's training: the prior is frozen; Restoration Adapter and, where there is a section for it, LoRA.
     Adapter,
+    /// The degradation-robust encoder: a copy of the autoencoder's.
+    Encoder,
 }
 
 /// A training run.
@@ -35,6 +37,9 @@ pub struct TrainConfig {
     pub model: PathBuf,
     /// Folder of an adapter to go on from.
     pub adapter_model: Option<PathBuf>,
+    /// Folder of an adapter whose degradation-robust encoder makes the low-quality latents (stages `joint` and
+    /// `adapter`), or is gone on from (stage `encoder`).
+    pub encoder_model: Option<PathBuf>,
     /// Folder the result, log, checkpoints and pictures are written to.
     pub out: PathBuf,
     /// Whether networks start from the model folder's weights or from fresh ones.
@@ -55,12 +60,15 @@ pub struct TrainConfig {
     /// The autoencoder's loss (stage `vae`).
     #[serde(default)]
     pub vae: VaeLoss,
+    /// The degradation-robust encoder's loss (stage `encoder`).
+    #[serde(default, skip_serializing_if = "EncoderLoss::is_default")]
+    pub encoder: EncoderLoss,
     /// The denoising loss (other stages).
     #[serde(default)]
     pub denoise: DenoiseLoss,
     /// The Restoration Adapter (stages `joint` and `adapter`).
     pub adapter: Option<AdapterConfig>,
-    /// LoRA (stage `adapter`).
+    /// LoRA (stage `adapter`); without it the Restoration Adapter trains alone.
     pub lora: Option<LoraConfig>,
 }
 
@@ -277,6 +285,47 @@ impl Default for VaeLoss {
     }
 }
 
+/// The degradation-robust encoder's loss; see [`crate::objective::Encoder`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EncoderLoss {
+    /// Weight of the squared difference of decoded pictures.
+    pub pixels: f64,
+    /// Weight of the squared difference of latents.
+    pub latent: f64,
+    /// Weight of how far latents of clean pictures move.
+    pub clean: f64,
+    /// What encodes the clean picture.
+    pub target: EncoderTarget,
+}
+
+/// What encodes the clean picture that a degraded one is to look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EncoderTarget {
+    /// The prior's encoder, which does not move.
+    Prior,
+    /// The encoder that trains, as SUPIR states its loss: collapses.
+    Itself,
+}
+
+impl Default for EncoderLoss {
+    fn default() -> Self {
+        Self {
+            pixels: 1.0,
+            latent: 0.1,
+            clean: 0.1,
+            target: EncoderTarget::Prior,
+        }
+    }
+}
+
+impl EncoderLoss {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// The denoising loss.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -424,10 +473,12 @@ impl TrainConfig {
         for file in [&mut config.model, &mut config.out, &mut config.data.images] {
             *file = base.join(&*file);
         }
-        for file in [&mut config.data.validation, &mut config.adapter_model]
-            .into_iter()
-            .flatten()
-        {
+        let others = [
+            &mut config.data.validation,
+            &mut config.adapter_model,
+            &mut config.encoder_model,
+        ];
+        for file in others.into_iter().flatten() {
             *file = base.join(&*file);
         }
         config.check(path)?;
@@ -451,6 +502,7 @@ impl TrainConfig {
 
     fn check(&self, path: &Path) -> Result<(), Error> {
         let needs_adapter = matches!(self.stage, Stage::Joint | Stage::Adapter);
+        let needs_pairs = needs_adapter || self.stage == Stage::Encoder;
         let wrong = [
             (self.data.crop_px == 0, "data.crop_px must not be 0"),
             (self.optimise.batch == 0, "optimise.batch must not be 0"),
@@ -483,11 +535,11 @@ impl TrainConfig {
                 "this stage needs a section [adapter]",
             ),
             (
-                self.stage == Stage::Adapter && self.lora.is_none(),
-                "this stage needs a section [lora]",
+                self.stage == Stage::Encoder && self.start != Start::Model,
+                "this stage starts from the model's own encoder; set start = \"model\"",
             ),
             (
-                needs_adapter && self.data.degradations.is_empty(),
+                needs_pairs && self.data.degradations.is_empty(),
                 "this stage needs data.degradations",
             ),
         ];

@@ -25,7 +25,7 @@ use crate::{
     checkpoint::State,
     config::{Stage, Start, TrainConfig},
     data::{Loader, Photos},
-    objective::{Denoise, Objective, Vae, folder_of, stored_dtype},
+    objective::{Denoise, Encoder, Objective, Vae, folder_of, stored_dtype},
     ranks::{Ranks, Share},
     run::{fresh, shapes_of, step},
 };
@@ -69,6 +69,7 @@ pub fn plan(config: &TrainConfig, device: &Device, ranks: &dyn Ranks) -> Result<
     let frozen = frozen(&config, device)?;
     let objective: Box<dyn Objective> = match config.stage {
         Stage::Vae => Box::new(Vae::new(&config, device)?),
+        Stage::Encoder => Box::new(Encoder::new(&config, device)?),
         _ => Box::new(Denoise::blank(&config, device)?),
     };
     let initial = objective.initial()?;

@@ -28,7 +28,7 @@ use crate::{
     guard::{Action, Verdict},
     lent::Lent,
     loss_scale::LossScale,
-    objective::{Denoise, Evaluation, Objective, Vae},
+    objective::{Denoise, Encoder, Evaluation, Objective, Vae},
     optimise::{AdamW, Named, average, clip, learning_rate},
     ranks::{Ranks, Share, agree, any, total},
     report, self_test,
@@ -116,6 +116,7 @@ pub fn run(
     }
     let objective: Box<dyn Objective> = match config.stage {
         Stage::Vae => Box::new(Vae::new(config, device)?),
+        Stage::Encoder => Box::new(Encoder::new(config, device)?),
         _ => Box::new(Denoise::new(config, device)?),
     };
     let photos = Arc::new(Photos::open(&config.data, config.seed)?);
@@ -457,6 +458,16 @@ pub(crate) struct Stored<'a> {
     pub(crate) prefix: &'a str,
     pub(crate) folder: &'a Folder,
     pub(crate) file: String,
+    pub(crate) take: Take,
+}
+
+/// Which tensors of a file are gone on from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// All, where the configuration's `start` asks for them; the network must know each.
+    All,
+    /// Those whose names begin so, always: a network that starts as a copy of another's part.
+    Copy(&'static [&'static str]),
 }
 
 /// The trained tensors as they start: initial values, overlaid with files as `start` says.
@@ -474,29 +485,39 @@ pub(crate) fn start_values(
         prefix,
         folder,
         file,
+        take,
     } in stored
     {
-        let wanted = match start {
-            Start::Fresh => false,
-            Start::Model => true,
-            Start::ModelOrFresh => folder.has(file),
+        let wanted = match (take, start) {
+            (Take::Copy(_), _) | (Take::All, Start::Model) => true,
+            (Take::All, Start::Fresh) => false,
+            (Take::All, Start::ModelOrFresh) => folder.has(file),
         };
         if wanted {
             let file = SafetensorsFile::from_bytes(folder.read(file)?, &folder.path(file))?;
-            overlay(&mut values, prefix, &file)?;
+            overlay(&mut values, prefix, &file, *take)?;
         }
     }
     Ok(values)
 }
 
-fn overlay(values: &mut Values, prefix: &str, file: &SafetensorsFile) -> Result<(), Error> {
+fn overlay(
+    values: &mut Values,
+    prefix: &str,
+    file: &SafetensorsFile,
+    take: Take,
+) -> Result<(), Error> {
     let misfit = |what: String| {
         Error::Input(format!(
             "{}: tensor {what}; the file does not fit its config.json",
             file.path().display()
         ))
     };
-    for name in file.names() {
+    let taken = |name: &&String| match take {
+        Take::All => true,
+        Take::Copy(parts) => parts.iter().any(|part| name.starts_with(part)),
+    };
+    for name in file.names().iter().filter(taken) {
         let (Some(data), Some(slot)) =
             (file.data(name), values.get_mut(&format!("{prefix}.{name}")))
         else {

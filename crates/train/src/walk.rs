@@ -181,7 +181,11 @@ impl Walk<'_> {
             if segments.is_empty() {
                 continue;
             }
-            let (mut flow, aside) = self.taped.prior.set_aside(segments.clone(), flow);
+            // Between here and the end all skips are taken: none is set aside for an adapter that reads them.
+            let reads_skips =
+                (self.taped.adapter.as_ref()).is_some_and(RestorationAdapter::reads_skips);
+            let touching = segments.start..if reads_skips { n } else { segments.end };
+            let (mut flow, aside) = self.taped.prior.set_aside(touching, flow);
             let below = aside.skips();
             let (mut state, mut context) = (Leaves::default(), Leaves::default());
             // Over a frozen prior the embeddings, the text and the first feature are constants.

@@ -14,7 +14,8 @@ use priors::{
 };
 use restore::{
     adapter::{
-        AdapterConfig, BlockKind, DitAdapterConfig, RestorationAdapter, Scale, UnetAdapterConfig,
+        AdapterConfig, BlockKind, ControlNetConfig, DitAdapterConfig, RestorationAdapter, Scale,
+        UnetAdapterConfig,
     },
     lora::{Lora, LoraConfig, Target, self_attention_targets},
 };
@@ -102,6 +103,12 @@ impl Setup {
             width: 16,
         });
         Self::of(What::Adapter, adapter, dit_json())
+    }
+
+    /// A ControlNet and LoRA over a frozen U-Net.
+    fn controlnet() -> Self {
+        let adapter = AdapterConfig::ControlNet(ControlNetConfig { lq_channels: 4 });
+        Self::of(What::Adapter, adapter, unet_json(1, [8, 16, 24]))
     }
 
     fn of(what: What, adapter: AdapterConfig, prior_json: Value) -> Self {
@@ -265,6 +272,7 @@ fn gradients_piece_by_piece_are_those_of_the_whole_tape() {
         ("D3", unet(What::Adapter, BlockKind::D3)),
         ("D2", unet(What::Adapter, BlockKind::D2)),
         ("transformer", Setup::dit()),
+        ("ControlNet", Setup::controlnet()),
     ] {
         let values = setup.values();
         let (loss, whole) = setup.gradients(&values, Gradient::Whole, 8);

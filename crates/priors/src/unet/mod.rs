@@ -9,6 +9,7 @@
 //! Source: Podell et al., SDXL (2307.01952); tensor names and arithmetic of diffusers.
 
 mod config;
+mod encoder;
 
 use std::{ops::Range, path::Path};
 
@@ -17,6 +18,7 @@ use kernels::Padding;
 use serde_json::Value;
 
 pub use config::UnetConfig;
+pub use encoder::UnetEncoder;
 
 use crate::{
     Error,
@@ -86,6 +88,59 @@ struct Segment {
     name: String,
     body: Body,
     skip: Skip,
+}
+
+impl Segment {
+    fn forward(&self, flow: UnetFlow, tap: &dyn Tap) -> UnetFlow {
+        let UnetFlow {
+            mut sample,
+            mut tokens,
+            mut skips,
+            emb,
+            text,
+        } = flow;
+        match &self.body {
+            Body::Resnet(resnet) => sample = resnet.forward(sample, Some(&emb)),
+            Body::UpResnet(resnet) => {
+                let skip = skips.pop().expect("as many skips as ResNets on the way up");
+                sample = resnet.forward(Tensor::cat(vec![sample, skip], 1), Some(&emb));
+            }
+            Body::Transformer {
+                enter,
+                layer,
+                leave,
+            } => {
+                let [b, c, h, w] = sample.dims();
+                if let Some((norm, proj_in)) = enter {
+                    let flat = norm
+                        .forward(sample.clone())
+                        .reshape([b, c, h * w])
+                        .swap_dims(1, 2); // [b, n, c]
+                    tokens = Some(proj_in.forward(flat));
+                }
+                let x = layer.forward(tokens.take().expect("inside a transformer"), &text, tap);
+                match leave {
+                    Some(proj_out) => {
+                        let y = proj_out.forward(x).swap_dims(1, 2).reshape([b, c, h, w]);
+                        sample = sample + y;
+                    }
+                    None => tokens = Some(x),
+                }
+            }
+            Body::Down(conv) => sample = conv.forward(sample),
+            Body::Up(conv) => sample = conv.forward(kernels::upsample_nearest2x(sample)),
+        }
+        if self.skip == Skip::Keep {
+            skips.push(sample.clone());
+        }
+        UnetFlow {
+            sample,
+            tokens,
+            skips,
+            emb,
+            text,
+        }
+    }
 }
 
 /// The U-Net.
@@ -196,55 +251,7 @@ impl Prior for Unet {
     }
 
     fn segment(&self, i: usize, flow: UnetFlow, tap: &dyn Tap) -> UnetFlow {
-        let segment = &self.segments[i];
-        let UnetFlow {
-            mut sample,
-            mut tokens,
-            mut skips,
-            emb,
-            text,
-        } = flow;
-        match &segment.body {
-            Body::Resnet(resnet) => sample = resnet.forward(sample, Some(&emb)),
-            Body::UpResnet(resnet) => {
-                let skip = skips.pop().expect("as many skips as ResNets on the way up");
-                sample = resnet.forward(Tensor::cat(vec![sample, skip], 1), Some(&emb));
-            }
-            Body::Transformer {
-                enter,
-                layer,
-                leave,
-            } => {
-                let [b, c, h, w] = sample.dims();
-                if let Some((norm, proj_in)) = enter {
-                    let flat = norm
-                        .forward(sample.clone())
-                        .reshape([b, c, h * w])
-                        .swap_dims(1, 2); // [b, n, c]
-                    tokens = Some(proj_in.forward(flat));
-                }
-                let x = layer.forward(tokens.take().expect("inside a transformer"), &text, tap);
-                match leave {
-                    Some(proj_out) => {
-                        let y = proj_out.forward(x).swap_dims(1, 2).reshape([b, c, h, w]);
-                        sample = sample + y;
-                    }
-                    None => tokens = Some(x),
-                }
-            }
-            Body::Down(conv) => sample = conv.forward(sample),
-            Body::Up(conv) => sample = conv.forward(kernels::upsample_nearest2x(sample)),
-        }
-        if segment.skip == Skip::Keep {
-            skips.push(sample.clone());
-        }
-        UnetFlow {
-            sample,
-            tokens,
-            skips,
-            emb,
-            text,
-        }
+        self.segments[i].forward(flow, tap)
     }
 
     fn leave(&self, flow: UnetFlow) -> Tensor<4> {
@@ -294,6 +301,13 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn build(mut self) -> Result<(Vec<Segment>, Vec<Site>), Error> {
+        let skips = self.down()?;
+        self.up(skips)?;
+        Ok((self.segments, self.sites))
+    }
+
+    /// The way down and the middle; returns the channels of each skip.
+    fn down(&mut self) -> Result<Vec<usize>, Error> {
         let levels = self.config.levels();
         let layers = self.config.layers();
         let last = levels.len() - 1;
@@ -336,6 +350,15 @@ impl Builder<'_> {
         )?;
         self.resnet("mid_block.resnets.1", c, c, Body::Resnet)?;
         self.site("mid_block".into(), c, 1 << last);
+        Ok(skips)
+    }
+
+    /// The way up, where each ResNet takes a skip.
+    fn up(&mut self, mut skips: Vec<usize>) -> Result<(), Error> {
+        let levels = self.config.levels();
+        let layers = self.config.layers();
+        let last = levels.len() - 1;
+        let mut c = levels[last].channels;
         for (i, level) in levels.iter().rev().enumerate() {
             let name = format!("up_blocks.{i}");
             for j in 0..=layers {
@@ -361,7 +384,7 @@ impl Builder<'_> {
             }
             self.site(name, c, 1 << (last - i).saturating_sub(1));
         }
-        Ok((self.segments, self.sites))
+        Ok(())
     }
 
     fn push(&mut self, name: String, body: Body) {

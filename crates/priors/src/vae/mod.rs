@@ -112,6 +112,27 @@ impl AutoencoderKl {
         })
     }
 
+    /// The same autoencoder with another encoder, `encoder.*` of `w`; the rest is shared, the 1x1 convolution
+    /// that ends the encoder too.
+    ///
+    /// # Errors
+    /// A missing tensor or one of another shape.
+    pub fn with_encoder(&self, w: &Weights) -> Result<Self, Error> {
+        let mut builder = Builder {
+            config: &self.config,
+            w,
+            segments: vec![],
+        };
+        builder.encoder_body()?;
+        let mut encoder = builder.segments;
+        let quant = self.encoder.iter().filter(|segment| segment.name == QUANT);
+        encoder.extend(quant.cloned());
+        Ok(Self {
+            encoder,
+            ..self.clone()
+        })
+    }
+
     /// The configuration.
     pub fn config(&self) -> &VaeConfig {
         &self.config
@@ -233,8 +254,21 @@ struct Builder<'a> {
     segments: Vec<Segment>,
 }
 
+/// The 1x1 convolution that ends the encoder.
+const QUANT: &str = "quant_conv";
+
 impl Builder<'_> {
     fn encoder(mut self) -> Result<Vec<Segment>, Error> {
+        self.encoder_body()?;
+        if self.config.use_quant_conv {
+            let latent = 2 * self.config.latent_channels;
+            self.conv(QUANT, latent, latent, 1)?;
+        }
+        Ok(self.segments)
+    }
+
+    /// `encoder.*`.
+    fn encoder_body(&mut self) -> Result<(), Error> {
         let channels = self.config.block_out_channels.clone();
         let latent = 2 * self.config.latent_channels;
         let mut c = channels[0];
@@ -257,11 +291,7 @@ impl Builder<'_> {
             }
         }
         self.mid("encoder", c)?;
-        self.out("encoder", c, latent)?;
-        if self.config.use_quant_conv {
-            self.conv("quant_conv", latent, latent, 1)?;
-        }
-        Ok(self.segments)
+        self.out("encoder", c, latent)
     }
 
     fn decoder(mut self) -> Result<Vec<Segment>, Error> {

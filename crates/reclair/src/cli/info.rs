@@ -8,6 +8,7 @@ use priors::{
     clip::ClipText, flow::Prior, folder::Folder, model::PriorModel, t5::T5Encoder,
     vae::AutoencoderKl, weights::Weights,
 };
+use restore::adapter::{ENCODER_FOLDER, count_encoder, has_encoder};
 use serde_json::{Map, Value, json};
 
 use super::table3::{Counted, Model, Row};
@@ -42,8 +43,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let row = model
         .map(|model| counted.row(model, args.lora_rank))
         .transpose()?;
-    let adapter = match super::adapter(args.adapter.as_deref(), &args.prior) {
-        Some(adapter) => counted.adapter_of(&adapter)?,
+    let folder = super::adapter(args.adapter.as_deref(), &args.prior);
+    let adapter = match &folder {
+        // An encoder may stand alone.
+        Some(adapter)
+            if adapter.has("restoration_adapter/config.json") || !has_encoder(adapter) =>
+        {
+            counted.adapter_of(adapter)?
+        }
+        Some(_) => 0,
         None => row.as_ref().map_or(0, |row| row.adapter),
     };
     let mut parameters = Map::new();
@@ -54,6 +62,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         }
     }
     parameters.insert("restoration_adapter".into(), adapter.into());
+    if let Some(folder) = &folder
+        && let Some(count) = count_encoder(folder, &Device::flex())?
+    {
+        parameters.insert(ENCODER_FOLDER.into(), count.into());
+    }
     parameters.insert("lora".into(), counted.lora(args.lora_rank)?.into());
     let sites: Vec<_> = counted
         .network
@@ -119,7 +132,7 @@ fn print(
             "lora" => format!(" at rank {}", args.lora_rank),
             _ => String::new(),
         };
-        writeln!(out, "  {part:<20} {count:>14} parameters{rank}")?;
+        writeln!(out, "  {part:<26} {count:>14} parameters{rank}")?;
     }
     writeln!(out, "  adapters may stand after blocks:")?;
     for site in counted.network.sites() {

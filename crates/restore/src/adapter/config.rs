@@ -1,6 +1,6 @@
 //! A Restoration Adapter's configuration, `restoration_adapter/config.json`.
 
-use priors::flow::Site;
+use priors::{any::Architecture, flow::Site};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -31,6 +31,19 @@ pub enum AdapterConfig {
     /// For a transformer.
     #[serde(rename = "DitRestorationAdapter")]
     Dit(DitAdapterConfig),
+    /// No Restoration Adapter but a ControlNet for a U-Net, to compare with.
+    #[serde(rename = "UnetControlNet")]
+    ControlNet(ControlNetConfig),
+}
+
+impl AdapterConfig {
+    /// Which network it was made for.
+    pub fn kind(&self) -> Architecture {
+        match self {
+            Self::Unet(_) | Self::ControlNet(_) => Architecture::Unet,
+            Self::Dit(_) => Architecture::MmDit,
+        }
+    }
 }
 
 /// A U-Net's Restoration Adapter.
@@ -47,6 +60,14 @@ pub struct UnetAdapterConfig {
     pub d_emb: usize,
     /// Groups of the group norms.
     pub groups: usize,
+}
+
+/// A U-Net's ControlNet; its size is the prior's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlNetConfig {
+    /// Channels of the low-quality latent.
+    pub lq_channels: usize,
 }
 
 /// A transformer's Restoration Adapter.

@@ -4,13 +4,14 @@
 //! restoration_adapter/config.json
 //! restoration_adapter/diffusion_pytorch_model.safetensors
 //! pytorch_lora_weights.safetensors        optional, diffusers' keys
+//! degradation_robust_encoder/             optional, see [`super::open_encoder`]
 //! ```
 
 use std::path::Path;
 
 use burn::tensor::{DType, Device};
 use priors::{
-    any::{AnyPrior, Architecture},
+    any::AnyPrior,
     folder::{Folder, NETWORK_FILE},
     weights::{
         Metadata, Precision, SafetensorsFile, Values, Weights, save_safetensors, write_atomically,
@@ -82,10 +83,7 @@ impl AdapterFolder {
         let json = serde_json::to_vec_pretty(adapter_config).expect("plain JSON");
         write_atomically(&part.join("config.json"), &json)?;
         if let Some(config) = lora {
-            let kind = match adapter_config {
-                AdapterConfig::Unet(_) => Architecture::Unet,
-                AdapterConfig::Dit(_) => Architecture::MmDit,
-            };
+            let kind = adapter_config.kind();
             let prefix = kind.folder();
             let about = json!({
                 format!("{prefix}.r"): config.rank,

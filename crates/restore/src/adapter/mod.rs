@@ -6,8 +6,10 @@
 
 mod block;
 mod config;
+mod controlnet;
 mod dit;
 mod folder;
+mod robust_encoder;
 mod unet;
 
 use std::path::Path;
@@ -21,9 +23,13 @@ use priors::{
 };
 use serde_json::Value;
 
-pub use config::{AdapterConfig, BlockKind, DitAdapterConfig, UnetAdapterConfig};
+pub use config::{AdapterConfig, BlockKind, ControlNetConfig, DitAdapterConfig, UnetAdapterConfig};
+pub use controlnet::{COPIED, ControlNet};
 pub use dit::DitAdapter;
 pub use folder::{AdapterFolder, LORA_FILE};
+pub use robust_encoder::{
+    ENCODER_FOLDER, count_encoder, encoder_file, has_encoder, open_encoder, save_encoder,
+};
 pub use unet::UnetAdapter;
 
 use crate::Error;
@@ -127,6 +133,8 @@ pub enum RestorationAdapter {
     Unet(Box<UnetAdapter>),
     /// Of a transformer.
     Dit(DitAdapter),
+    /// A ControlNet in a Restoration Adapter's place.
+    ControlNet(Box<ControlNet>),
 }
 
 impl RestorationAdapter {
@@ -158,13 +166,17 @@ impl RestorationAdapter {
     /// # Errors
     /// A configuration that does not fit the prior, missing or wrong tensors.
     pub fn new(config: AdapterConfig, prior: &AnyPrior, w: &Weights) -> Result<Self, Error> {
+        let misfit = |channels: usize, d_emb: usize| {
+            let what = format!(
+                "the adapter was made for a prior with {channels} latent channels and an embedding of {d_emb} and does not fit this one; use that prior"
+            );
+            ((channels, d_emb) != (prior.channels()[0], prior.d_emb()))
+                .then_some(Error::Input(what))
+        };
         match (config, prior) {
             (AdapterConfig::Unet(config), AnyPrior::Unet(unet)) => {
-                if (config.lq_channels, config.d_emb) != (prior.channels()[0], prior.d_emb()) {
-                    return Err(Error::Input(format!(
-                        "the adapter was made for a prior with {} latent channels and an embedding of {} and does not fit this one; use that prior",
-                        config.lq_channels, config.d_emb
-                    )));
+                if let Some(misfit) = misfit(config.lq_channels, config.d_emb) {
+                    return Err(misfit);
                 }
                 Ok(Self::Unet(Box::new(UnetAdapter::new(
                     config,
@@ -175,7 +187,15 @@ impl RestorationAdapter {
             (AdapterConfig::Dit(config), AnyPrior::MmDit(mmdit)) => {
                 Ok(Self::Dit(DitAdapter::new(config, mmdit.sites(), w)?))
             }
-            (AdapterConfig::Unet(_), AnyPrior::MmDit(_)) => Err(Error::Unsupported(
+            (AdapterConfig::ControlNet(config), AnyPrior::Unet(unet)) => {
+                match misfit(config.lq_channels, prior.d_emb()) {
+                    Some(misfit) => Err(misfit),
+                    None => Ok(Self::ControlNet(Box::new(ControlNet::new(
+                        &config, unet, w,
+                    )?))),
+                }
+            }
+            (AdapterConfig::Unet(_) | AdapterConfig::ControlNet(_), AnyPrior::MmDit(_)) => Err(Error::Unsupported(
                 "the adapter was made for a U-Net and the prior is a transformer; use the adapter's own prior".into(),
             )),
             (AdapterConfig::Dit(_), AnyPrior::Unet(_)) => Err(Error::Unsupported(
@@ -188,6 +208,7 @@ impl RestorationAdapter {
     pub fn lq_features(&self, prior: &AnyPrior, c_lq: &Tensor<4>) -> LqFeatures {
         match (self, prior) {
             (Self::Unet(adapter), _) => LqFeatures::Maps(adapter.lq_features(c_lq)),
+            (Self::ControlNet(net), _) => LqFeatures::Maps(net.lq_features(c_lq)),
             (Self::Dit(adapter), AnyPrior::MmDit(mmdit)) => {
                 LqFeatures::Tokens(adapter.lq_features(mmdit, c_lq))
             }
@@ -201,11 +222,19 @@ impl RestorationAdapter {
             (Self::Unet(adapter), AnyFlow::Unet(flow), LqFeatures::Maps(lq)) => {
                 AnyFlow::Unet(adapter.after(i, flow, lq, scale))
             }
+            (Self::ControlNet(net), AnyFlow::Unet(flow), LqFeatures::Maps(lq)) => {
+                AnyFlow::Unet(net.after(i, flow, lq, scale))
+            }
             (Self::Dit(adapter), AnyFlow::MmDit(flow), LqFeatures::Tokens(lq)) => {
                 AnyFlow::MmDit(adapter.after(i, flow, lq, scale))
             }
             _ => panic!("an adapter, a flow and low-quality features of different priors"),
         }
+    }
+
+    /// Whether [`Self::after`] looks at skips that the segments before it only pass by.
+    pub fn reads_skips(&self) -> bool {
+        matches!(self, Self::ControlNet(_))
     }
 
     /// Walks `prior` with this adapter after its blocks.

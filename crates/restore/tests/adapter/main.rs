@@ -3,6 +3,7 @@
 #[path = "../../../priors/tests/golden/mod.rs"]
 mod golden;
 
+mod controlnet;
 mod dit;
 mod unet;
 

@@ -14,7 +14,10 @@
 //! times in its noise;
 //! the square of its error counts `min(1, s0)^2`: faint noise would make much of a small degradation.
 
-use std::{path::Path, sync::atomic::AtomicBool};
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use kernels::Padding;
@@ -33,7 +36,10 @@ use priors::{
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use restore::{
-    adapter::{AdapterFolder, LORA_FILE, RestorationAdapter, Scale},
+    adapter::{
+        AdapterConfig, AdapterFolder, COPIED, ENCODER_FOLDER, LORA_FILE, RestorationAdapter, Scale,
+        has_encoder, open_encoder,
+    },
     denoising::Denoising,
     lora::{Lora, Target, self_attention_targets},
     sampler::{Euler, sample},
@@ -46,9 +52,9 @@ use super::{
 };
 use crate::{
     Error,
-    config::{Metric, Sizes, Stage, TrainConfig},
+    config::{Metric, Sizes, Stage, Start, TrainConfig},
     data::{Photos, Place, Sample},
-    run::{Stored, start_values},
+    run::{Stored, Take, copy_rest, start_values},
     walk::{Inputs, Networks, gradients},
 };
 
@@ -64,6 +70,8 @@ pub struct Denoise {
     prior: AnyPrior,
     encoders: Encoders,
     vae: AutoencoderKl,
+    /// The degradation-robust encoder and the adapter's folder it is from.
+    robust: Option<(AutoencoderKl, PathBuf)>,
     scheduler: SchedulerConfig,
     levels: Levels,
     targets: Vec<Target>,
@@ -134,6 +142,7 @@ impl Denoise {
         let folder = folder_of(config)?;
         // In f32: SDXL's overflows f16.
         let vae = PriorModel::open_vae(&folder, fixed.precision(Precision::F32, &folder), device)?;
+        let robust = robust(config, &vae, device)?;
         let scheduler = PriorModel::open_scheduler(&folder)?;
         let blank = Weights::blank(device);
         let shape = AnyPrior::from_folder(&folder, &blank)?;
@@ -178,6 +187,7 @@ impl Denoise {
             prior,
             encoders,
             vae,
+            robust,
             scheduler,
             targets,
             metric,
@@ -218,6 +228,12 @@ impl Denoise {
         })
     }
 
+    /// The low-quality latent of pictures `[b, 3, h, w]`.
+    fn c_lq(&self, lq: Tensor<4>) -> Tensor<4> {
+        let vae = self.robust.as_ref().map_or(&self.vae, |(robust, _)| robust);
+        vae.latent_from_image(lq)
+    }
+
     /// What the networks get, what they should say, and what each value's error is multiplied with.
     fn feed(
         &self,
@@ -229,9 +245,13 @@ impl Denoise {
         let z_hq = self
             .vae
             .latent_from_image(tensor_from_images(&hq, &self.device));
-        let c_lq = self
-            .vae
-            .latent_from_image(tensor_from_images(&lq, &self.device));
+        let lq = tensor_from_images(&lq, &self.device);
+        let c_lq = self.c_lq(lq.clone());
+        // A target shows the degradation, which a robust encoder does not see.
+        let z_lq = match self.robust {
+            Some(_) => self.vae.latent_from_image(lq),
+            None => c_lq.clone(),
+        };
         let b = batch.len();
         let column = |values: Vec<f64>| -> Tensor<4> {
             let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
@@ -261,7 +281,7 @@ impl Denoise {
             });
         }
         let to_lq = column(to_lq);
-        let z0 = z_hq.clone() + (c_lq.clone() - z_hq) * to_lq;
+        let z0 = z_hq.clone() + (z_lq - z_hq) * to_lq;
         let mut n = noise(z0.dims(), draws, &self.device);
         let counts = column(carried.iter().map(|&c: &f64| c.max(1.0).recip()).collect());
         if self.levels.from_lq() {
@@ -349,11 +369,21 @@ impl Objective for Denoise {
                 prefix: "unet",
                 folder,
                 file: format!("unet/{NETWORK_FILE}"),
+                take: Take::All,
             });
             stored.push(Stored {
                 prefix: "text_encoder",
                 folder,
                 file: format!("text_encoder/{ENCODER_FILE}"),
+                take: Take::All,
+            });
+        }
+        if let Some(AdapterConfig::ControlNet(_)) = &self.config.adapter {
+            stored.push(Stored {
+                prefix: "restoration_adapter",
+                folder,
+                file: format!("unet/{NETWORK_FILE}"),
+                take: Take::Copy(&COPIED),
             });
         }
         let adapter = self.config.adapter_model.clone().map(Folder::Disk);
@@ -363,12 +393,14 @@ impl Objective for Denoise {
                 prefix: "restoration_adapter",
                 folder,
                 file,
+                take: Take::All,
             });
             if self.config.stage == Stage::Adapter && folder.has(LORA_FILE) {
                 stored.push(Stored {
                     prefix: "lora",
                     folder,
                     file: LORA_FILE.into(),
+                    take: Take::All,
                 });
             }
         }
@@ -410,7 +442,7 @@ impl Objective for Denoise {
     ) -> Result<Vec<Image>, Error> {
         let networks = self.networks(&Weights::from_values(values.clone(), &self.device))?;
         let lq = tensor_from_images(&[&shown.lq], &self.device);
-        let c_lq = self.vae.latent_from_image(lq);
+        let c_lq = self.c_lq(lq);
         let size = uncropped([shown.hq.height, shown.hq.width]);
         let text = self.encoders.text(&[""], &[size])?;
         let conditioning = networks.conditioning(&text);
@@ -479,7 +511,34 @@ impl Objective for Denoise {
                 &below(values, "lora"),
                 DType::F32,
             )?;
+            if let Some((_, from)) = &self.robust {
+                copy_rest(&from.join(ENCODER_FOLDER), &folder.join(ENCODER_FOLDER))?;
+            }
         }
         Ok(())
+    }
+}
+
+/// The degradation-robust encoder of `encoder_model`, else of `adapter_model` where that has one.
+fn robust(
+    config: &TrainConfig,
+    vae: &AutoencoderKl,
+    device: &Device,
+) -> Result<Option<(AutoencoderKl, PathBuf)>, Error> {
+    let of_adapter = || {
+        let folder = config.adapter_model.clone()?;
+        (config.start != Start::Fresh && has_encoder(&Folder::Disk(folder.clone())))
+            .then_some(folder)
+    };
+    let Some(path) = config.encoder_model.clone().or_else(of_adapter) else {
+        return Ok(None);
+    };
+    let opened = open_encoder(&Folder::Disk(path.clone()), vae, Precision::F32, device)?;
+    match opened {
+        Some(robust) => Ok(Some((robust, path))),
+        None => Err(Error::Input(format!(
+            "{}: holds no {ENCODER_FOLDER}; train one with stage = \"encoder\"",
+            path.display()
+        ))),
     }
 }

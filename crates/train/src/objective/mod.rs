@@ -2,6 +2,7 @@
 
 mod block_code;
 mod denoise;
+mod encoder;
 mod encoders;
 mod levels;
 mod metric;
@@ -18,6 +19,7 @@ use rayon::prelude::*;
 
 pub use denoise::Denoise;
 pub(crate) use denoise::{folder_of, stored_dtype};
+pub use encoder::Encoder;
 pub use metric::pixel_metric;
 pub use vae::Vae;
 

@@ -21,7 +21,7 @@ use crate::{
     Error,
     config::{Latent, Start, TrainConfig, VaeInit, VaeLoss},
     data::Sample,
-    run::{Stored, start_values},
+    run::{Stored, Take, start_values},
 };
 
 /// Trains `vae/`.
@@ -92,6 +92,7 @@ impl Objective for Vae {
             prefix: "vae",
             folder: &self.folder,
             file: format!("vae/{NETWORK_FILE}"),
+            take: Take::All,
         };
         let mut values = start_values(self.start, &[stored], self.seed, &self.device, |w| {
             self.network(w).map(drop)

@@ -1,0 +1,175 @@
+//! The degradation-robust encoder and the ControlNet from training to a restored picture, at toy size.
+
+mod program;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use program::{
+    picture, refuses, save, text,
+    toy::{config, model, photos, weights},
+    works,
+};
+use serde_json::Value;
+
+const ENCODER: &str = "degradation_robust_encoder/diffusion_pytorch_model.safetensors";
+
+/// A trained toy prior with its adapter: the folders of `joint`'s run.
+fn toy(at: &Path) -> (PathBuf, PathBuf) {
+    photos(at);
+    let vae = config(at, "vae", "vae", &model(at), 2, "");
+    works(&["train", text(&vae)]);
+    let joint = config(at, "joint", "joint", &at.join("vae/prior"), 2, "");
+    works(&["train", text(&joint)]);
+    (at.join("joint/prior"), at.join("joint/adapter"))
+}
+
+/// Changes a run's configuration.
+fn edit(config: &Path, from: &str, to: &str) {
+    let toml = std::fs::read_to_string(config).expect("written");
+    assert!(toml.contains(from), "{toml}");
+    std::fs::write(config, toml.replace(from, to)).expect("writes");
+}
+
+/// The configuration of an encoder's training.
+fn encoder(at: &Path, name: &str, prior: &Path, steps: usize, more: &str) -> PathBuf {
+    let path = config(at, name, "encoder", prior, steps, "");
+    edit(
+        &path,
+        "start = \"fresh\"\n",
+        &format!("start = \"model\"\n{more}"),
+    );
+    path
+}
+
+fn restored(at: &Path, name: &str, prior: &Path, adapter: &Path) -> Vec<u8> {
+    let (input, out) = (save(at, "in.png", &picture(40, 24)), at.join(name));
+    let run = ["restore", text(&input), "-o", text(&out), "--steps", "2"];
+    let of = ["--prior", text(prior), "--adapter", text(adapter)];
+    works(&[&run[..], &of].concat());
+    std::fs::read(out).expect("a picture")
+}
+
+#[test]
+fn an_encoder_trains_resumes_and_is_used_and_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let (prior, adapter) = toy(at);
+    let beside = format!("adapter_model = \"{}\"\n", adapter.display());
+    let whole = encoder(at, "encoder", &prior, 12, &beside);
+    works(&["train", text(&whole)]);
+    let result = at.join("encoder/adapter");
+    assert!(result.join("restoration_adapter/config.json").is_file());
+    let trained = weights(at, "encoder", &format!("adapter/{ENCODER}"));
+    // Killed after its first steps and resumed it ends with the same bytes.
+    let killed = encoder(at, "killed", &prior, 12, &beside);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_reclair"))
+        .args(["train", text(&killed)])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let lines = || {
+        let log = std::fs::read(at.join("killed/log.jsonl")).unwrap_or_default();
+        log.iter().filter(|&&byte| byte == b'\n').count()
+    };
+    while lines() < 3 && child.try_wait().expect("a child").is_none() {}
+    child.kill().expect("was started");
+    child.wait().expect("ends");
+    works(&["train", text(&killed), "--resume"]);
+    assert!(weights(at, "killed", &format!("adapter/{ENCODER}")) == trained);
+
+    assert!(restored(at, "a.png", &prior, &adapter) != restored(at, "b.png", &prior, &result));
+    let args = ["--prior", text(&prior), "--adapter", text(&result)];
+    let json = works(&[&["info", "--json"][..], &args].concat()).stdout;
+    let json: Value = serde_json::from_slice(&json).expect("JSON");
+    let count = json["parameters"]["degradation_robust_encoder"].as_u64();
+    assert!(count.is_some_and(|n| n > 1000), "{json}");
+    let said = works(&[&["info"][..], &args].concat()).stdout;
+    assert!(String::from_utf8_lossy(&said).contains("degradation_robust_encoder"));
+
+    // An adapter trained with the encoder carries it along.
+    let toml = config(at, "with", "adapter", &prior, 2, "");
+    let line = format!("encoder_model = \"{}\"\n", result.display());
+    edit(&toml, "[data]\n", &format!("{line}[data]\n"));
+    works(&["train", text(&toml)]);
+    assert!(weights(at, "with", &format!("adapter/{ENCODER}")) == trained);
+    assert!(
+        !at.join("with/adapter/pytorch_lora_weights.safetensors")
+            .exists()
+    );
+    restored(at, "c.png", &prior, &at.join("with/adapter"));
+}
+
+#[test]
+fn a_broken_encoder_says_so() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let (prior, adapter) = toy(at);
+    let beside = format!("adapter_model = \"{}\"\n", adapter.display());
+    works(&["train", text(&encoder(at, "encoder", &prior, 1, &beside))]);
+    let result = at.join("encoder/adapter");
+    let (file, json) = (
+        result.join(ENCODER),
+        result.join("degradation_robust_encoder/config.json"),
+    );
+    let (input, out) = (save(at, "in.png", &picture(24, 24)), at.join("out.png"));
+    let why = || {
+        let run = ["restore", text(&input), "-o", text(&out), "--prior"];
+        refuses(&[&run[..], &[text(&prior), "--adapter", text(&result)]].concat())
+    };
+    let whole = std::fs::read(&file).expect("trained");
+    std::fs::write(&file, &whole[..whole.len() / 2]).expect("writes");
+    assert!(why().contains(ENCODER), "cut short");
+    std::fs::write(&file, &whole).expect("writes");
+    let good = std::fs::read_to_string(&json).expect("written");
+    let mut other: Value = serde_json::from_str(&good).expect("JSON");
+    other["scaling_factor"] = 0.5.into();
+    std::fs::write(&json, other.to_string()).expect("writes");
+    assert!(why().contains("made for another autoencoder"));
+    std::fs::remove_file(&json).expect("removes");
+    assert!(why().contains("degradation_robust_encoder/config.json"));
+    std::fs::write(&json, good).expect("writes");
+    std::fs::remove_file(&file).expect("removes");
+    assert!(why().contains(ENCODER), "missing");
+
+    let fresh = config(at, "fresh", "encoder", &prior, 1, "");
+    assert!(refuses(&["train", text(&fresh)]).contains("start = \"model\""));
+    let none = config(at, "none", "adapter", &prior, 1, "");
+    let line = format!("encoder_model = \"{}\"\n", adapter.display());
+    edit(&none, "[data]\n", &format!("{line}[data]\n"));
+    assert!(refuses(&["train", text(&none)]).contains("stage = \"encoder\""));
+}
+
+#[test]
+fn a_controlnet_starts_as_a_copy_trains_and_restores() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let (prior, _) = toy(at);
+    let toml = config(at, "control", "adapter", &prior, 2, "");
+    let text_of = std::fs::read_to_string(&toml).expect("written");
+    let (before, _) = text_of.split_once("[adapter]").expect("a section");
+    let section = "[adapter]\n_class_name = \"UnetControlNet\"\nlq_channels = 4\n";
+    std::fs::write(&toml, format!("{before}{section}")).expect("writes");
+    // Without a step the copy is the prior's own part.
+    let still = std::fs::read_to_string(&toml).expect("written");
+    let still = still.replace("out = \"control\"", "out = \"still\"");
+    let untrained = at.join("still.toml");
+    std::fs::write(&untrained, still.replace("steps = 2", "steps = 0")).expect("writes");
+    works(&["train", text(&untrained)]);
+    let open = |path: PathBuf| priors::weights::SafetensorsFile::open(&path).expect("opens");
+    let file = "diffusion_pytorch_model.safetensors";
+    let copy = open(at.join("still/adapter/restoration_adapter").join(file));
+    let unet = open(prior.join("unet").join(file));
+    let mut copied = 0;
+    for name in unet.names() {
+        if name.starts_with("down_blocks.") || name.starts_with("mid_block.") {
+            assert_eq!(copy.data(name), unet.data(name), "{name}");
+            copied += 1;
+        }
+    }
+    assert!(copied > 20, "{copied}");
+    works(&["train", text(&toml)]);
+    restored(at, "d.png", &prior, &at.join("control/adapter"));
+}

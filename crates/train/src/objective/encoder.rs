@@ -1,0 +1,163 @@
+//! The degradation-robust encoder's objective: the latent of a degraded picture is to be that of the clean one.
+//!
+//! With the prior's frozen encoder `E` and decoder `D` (scaled latents), and `E'` the copy that trains:
+//!
+//! ```text
+//! pixels |D(E'(lq)) - D(E(hq))|^2 + latent |E'(lq) - E(hq)|^2 + clean |E'(hq) - E(hq)|^2
+//! ```
+//!
+//! SUPIR (2401.13627, section 3.1) states `|D(E'(lq)) - D(E'(hq))|^2`, the copy on both sides: a copy that gives the same
+//! latent for every picture has no error at all, and trainings end there (SUPIR's issue 135, dark pictures). Here
+//! the clean side is the prior's own and does not move, so the least error is the conditional mean of clean latents and
+//! a constant is far from it. `target = "itself"` trains the stated loss, to see it collapse.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{DType, Device, Tensor};
+use pixels::Image;
+use priors::{
+    folder::{Folder, NETWORK_FILE},
+    model::PriorModel,
+    vae::AutoencoderKl,
+    weights::{Precision, Values, Weights},
+};
+use rand_chacha::ChaCha8Rng;
+use restore::adapter::{ENCODER_FOLDER, encoder_file, save_encoder};
+use serde_json::Value;
+
+use super::{Evaluation, Objective, below, image_from_tensor, tensor_from_images};
+use crate::{
+    Error,
+    config::{EncoderLoss, EncoderTarget, Start, TrainConfig},
+    data::Sample,
+    run::{Stored, Take, copy_rest, start_values},
+};
+
+/// Trains `degradation_robust_encoder/`.
+#[derive(Debug)]
+pub struct Encoder {
+    json: Value,
+    folder: Folder,
+    /// An adapter's folder whose encoder training goes on from.
+    from: Option<Folder>,
+    /// An adapter's folder that the result is to be part of.
+    beside: Option<PathBuf>,
+    vae: AutoencoderKl,
+    seed: u64,
+    loss: EncoderLoss,
+    device: Device,
+}
+
+impl Encoder {
+    /// Loads the prior's autoencoder.
+    ///
+    /// # Errors
+    /// Missing or unsupported files of the model.
+    pub fn new(config: &TrainConfig, device: &Device) -> Result<Self, Error> {
+        let folder = Folder::Disk(config.model.clone());
+        let vae = PriorModel::open_vae(&folder, Precision::F32, device)?;
+        config.check_crop(vae.downscale())?;
+        Ok(Self {
+            json: folder.json("vae/config.json")?,
+            folder,
+            from: config.encoder_model.clone().map(Folder::Disk),
+            beside: config.adapter_model.clone(),
+            vae,
+            seed: config.seed,
+            loss: config.encoder.clone(),
+            device: device.clone(),
+        })
+    }
+
+    /// The autoencoder with the encoder over `w`.
+    fn robust(&self, w: &Weights) -> Result<AutoencoderKl, Error> {
+        Ok(self.vae.with_encoder(&w.at(ENCODER_FOLDER))?)
+    }
+
+    /// The loss of pairs `[b, 3, h, w]` in `[-1, 1]`.
+    pub fn loss(&self, robust: &AutoencoderKl, hq: Tensor<4>, lq: Tensor<4>) -> Tensor<1> {
+        let clean = self.vae.latent_from_image(hq.clone());
+        let target = match self.loss.target {
+            EncoderTarget::Prior => clean.clone(),
+            EncoderTarget::Itself => robust.latent_from_image(hq.clone()),
+        };
+        let z = robust.latent_from_image(lq);
+        let mut loss = (z.clone() - target.clone()).square().mean() * self.loss.latent;
+        if self.loss.pixels != 0.0 {
+            let error = self.vae.image_from_latent(z) - self.vae.image_from_latent(target);
+            loss = loss + error.square().mean() * self.loss.pixels;
+        }
+        if self.loss.clean != 0.0 {
+            let error = robust.latent_from_image(hq) - clean;
+            loss = loss + error.square().mean() * self.loss.clean;
+        }
+        loss
+    }
+}
+
+impl Objective for Encoder {
+    fn initial(&self) -> Result<Values, Error> {
+        let mut stored = vec![Stored {
+            prefix: ENCODER_FOLDER,
+            folder: &self.folder,
+            file: format!("vae/{NETWORK_FILE}"),
+            take: Take::Copy(&["encoder."]),
+        }];
+        if let Some(folder) = &self.from {
+            stored.push(Stored {
+                prefix: ENCODER_FOLDER,
+                folder,
+                file: encoder_file(),
+                take: Take::All,
+            });
+        }
+        start_values(Start::Model, &stored, self.seed, &self.device, |w| {
+            self.robust(w).map(drop)
+        })
+    }
+
+    fn evaluate(
+        &self,
+        values: &Values,
+        batch: &[Sample],
+        _draws: &mut [ChaCha8Rng],
+        scale: f32,
+    ) -> Result<Evaluation, Error> {
+        let w = Weights::tracked(values.clone(), &self.device);
+        let robust = self.robust(&w)?;
+        let images = |of: fn(&Sample) -> &Image| -> Tensor<4> {
+            let images: Vec<&Image> = batch.iter().map(of).collect();
+            tensor_from_images(&images, &self.device)
+        };
+        let loss = self.loss(&robust, images(|s| &s.hq), images(|s| &s.lq));
+        let mut tape = (loss.clone() * scale).backward();
+        Ok(Evaluation {
+            loss: f64::from(loss.into_scalar::<f32>()),
+            gradients: w.gradients(&mut tape),
+        })
+    }
+
+    /// Clean, degraded, and the degraded picture through the encoder that trains.
+    fn show(
+        &self,
+        values: &Values,
+        sample: &Sample,
+        _rng: &mut ChaCha8Rng,
+    ) -> Result<Vec<Image>, Error> {
+        let robust = self.robust(&Weights::from_values(values.clone(), &self.device))?;
+        let z = robust.latent_from_image(tensor_from_images(&[&sample.lq], &self.device));
+        let seen = image_from_tensor(self.vae.image_from_latent(z));
+        Ok(vec![sample.hq.clone(), sample.lq.clone(), seen])
+    }
+
+    /// Writes `adapter/degradation_robust_encoder/`, and beside it what else the adapter of `adapter_model` has.
+    fn save(&self, values: &Values, _samples: &[Sample], folder: &Path) -> Result<(), Error> {
+        let adapter = folder.join("adapter");
+        let encoder = below(values, ENCODER_FOLDER);
+        save_encoder(&adapter, &self.json, &encoder, DType::F32)?;
+        match &self.beside {
+            Some(beside) => copy_rest(beside, &adapter),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The degradation-robust encoder learns and does not collapse; the loss as SUPIR states it does.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor};
+use pixels::{
+    Image,
+    degrade::{Degradation, OutputSize, degrade},
+    random::stream,
+};
+use priors::{
+    folder::Folder,
+    model::PriorModel,
+    vae::AutoencoderKl,
+    weights::{Precision, Values, Weights},
+};
+use restore::adapter::ENCODER_FOLDER;
+use train::{
+    config::{EncoderLoss, EncoderTarget, TrainConfig},
+    data::Sample,
+    objective::{Encoder, Objective, tensor_from_images},
+    optimise::{AdamW, Named, clip},
+};
+
+const STEPS: usize = 60;
+
+fn mini() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/mini/prior")
+}
+
+/// Edges, slopes and texture, another for each `i`.
+fn picture(i: usize) -> Image {
+    let f = |k: usize| ((i * 7 + k * 13) % 17) as f32 / 17.0;
+    Image::from_fn(32, 32, |c, y, x| {
+        let (x, y) = (x as f32 / 32.0, y as f32 / 32.0);
+        let disc = if (x - f(1)).hypot(y - f(2)) < 0.2 + 0.2 * f(3) {
+            0.4
+        } else {
+            0.0
+        };
+        let wave = 0.2 * ((6.0 + 20.0 * f(4)) * x + 9.0 * f(5) * y).sin();
+        (0.2 + 0.5 * f(6 + c) * y + disc + wave).clamp(0.0, 1.0)
+    })
+}
+
+fn sample(i: usize) -> Sample {
+    let law = Degradation::preset("mixture").expect("known");
+    let hq = picture(i);
+    let lq = degrade(&hq, &law, &mut stream(i as u64, "test"), OutputSize::Input).image;
+    Sample {
+        hq,
+        lq,
+        caption: String::new(),
+        descriptors: vec![],
+        drawn: vec![],
+        name: i.to_string(),
+        passed_over: vec![],
+    }
+}
+
+fn config(loss: EncoderLoss) -> TrainConfig {
+    let text = format!(
+        "stage = \"encoder\"\nmodel = '{}'\nout = 'unused'\nstart = \"model\"\n[data]\nimages = 'unused'\ncrop_px = 32\n[optimise]\nsteps = {STEPS}\nbatch = 4\nlr = 2e-3\n",
+        mini().display()
+    );
+    TrainConfig {
+        encoder: loss,
+        ..toml::from_str(&text).expect("a configuration")
+    }
+}
+
+/// What training makes of it on pictures it has not seen.
+struct Result {
+    losses: Vec<f64>,
+    /// Mean squared error of decoded degraded pictures to the clean ones, before and after.
+    error: [f64; 2],
+    /// How much the decoded latents of clean pictures differ from each other, relative to the prior's encoder.
+    spread: f64,
+}
+
+fn mean(x: Tensor<4>) -> f64 {
+    f64::from(x.mean().into_scalar::<f32>())
+}
+
+/// The mean variance of a value over pictures.
+fn variance(x: Tensor<4>) -> f64 {
+    mean((x.clone() - x.mean_dim(0)).square())
+}
+
+fn trained(loss: EncoderLoss) -> Result {
+    let (config, device) = (config(loss), Device::flex());
+    let objective = Encoder::new(&config, &device).expect("mini's autoencoder");
+    let initial = objective.initial().expect("a copy");
+    let mut values: Named = initial
+        .iter()
+        .map(|(name, data)| {
+            let values = data.clone().try_into_vec::<f32>();
+            (name.clone(), values.expect("f32"))
+        })
+        .collect();
+    let shaped = |values: &Named| -> Values {
+        let shape = |name: &String| initial[name].shape().clone();
+        let data = |(name, v): (&String, &Vec<f32>)| {
+            let data = burn::tensor::TensorData::new(v.clone(), shape(name));
+            (name.clone(), data)
+        };
+        values.iter().map(data).collect()
+    };
+    let mut optimiser = AdamW::default();
+    let mut losses = vec![];
+    for step in 0..STEPS {
+        let batch: Vec<Sample> = (0..4).map(|i| sample(4 * step + i)).collect();
+        let mut rng = stream(0, "test");
+        let evaluation = objective.evaluate(&shaped(&values), &batch, &mut rng);
+        let evaluation = evaluation.expect("evaluates");
+        losses.push(evaluation.loss);
+        let mut gradients = evaluation.gradients;
+        clip(&mut gradients, 1.0);
+        optimiser.step(
+            &mut values,
+            &gradients,
+            config.optimise.lr,
+            &config.optimise,
+        );
+    }
+    let vae = PriorModel::open_vae(&Folder::Disk(mini()), Precision::F32, &device).expect("mini's");
+    let w = Weights::from_values(shaped(&values), &device);
+    let robust = vae.with_encoder(&w.at(ENCODER_FOLDER)).expect("fits");
+    let held: Vec<Sample> = (1000..1016).map(sample).collect();
+    let images = |of: fn(&Sample) -> &Image| {
+        let images: Vec<&Image> = held.iter().map(of).collect();
+        tensor_from_images(&images, &device)
+    };
+    let (hq, lq) = (images(|s| &s.hq), images(|s| &s.lq));
+    let error = |encoder: &AutoencoderKl| {
+        let seen = vae.image_from_latent(encoder.latent_from_image(lq.clone()));
+        mean((seen - hq.clone()).square())
+    };
+    let spread = |encoder: &AutoencoderKl| {
+        variance(vae.image_from_latent(encoder.latent_from_image(hq.clone())))
+    };
+    Result {
+        losses,
+        error: [error(&vae), error(&robust)],
+        spread: spread(&robust) / spread(&vae),
+    }
+}
+
+#[test]
+fn degraded_pictures_come_nearer_and_clean_ones_stay_apart() {
+    let ours = trained(EncoderLoss::default());
+    let part = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    let (first, last) = (part(&ours.losses[..10]), part(&ours.losses[STEPS - 10..]));
+    assert!(last < 0.8 * first, "loss {first} to {last}");
+    let [before, after] = ours.error;
+    assert!(after < 0.85 * before, "error {before} to {after}");
+    assert!((0.7..1.5).contains(&ours.spread), "{}", ours.spread);
+
+    let stated = trained(EncoderLoss {
+        pixels: 1.0,
+        latent: 0.0,
+        clean: 0.0,
+        target: EncoderTarget::Itself,
+    });
+    let (first, last) = (
+        part(&stated.losses[..10]),
+        part(&stated.losses[STEPS - 10..]),
+    );
+    eprintln!(
+        "spread {} and {} as stated; error {before} to {after} and to {}; stated loss {first} to {last}",
+        ours.spread, stated.spread, stated.error[1]
+    );
+    assert!(last < first, "its own loss falls: {first} to {last}");
+    assert!(stated.spread < 0.1, "{}", stated.spread);
+    assert!(stated.error[1] > 3.0 * before, "and pictures are lost");
+}
