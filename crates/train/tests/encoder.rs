@@ -17,7 +17,7 @@ use priors::{
 use restore::adapter::ENCODER_FOLDER;
 use train::{
     config::{EncoderLoss, EncoderTarget, TrainConfig},
-    data::Sample,
+    data::{Place, Sample},
     objective::{Encoder, Objective, tensor_from_images},
     optimise::{AdamW, Named, clip},
 };
@@ -55,6 +55,10 @@ fn sample(i: usize) -> Sample {
         drawn: vec![],
         name: i.to_string(),
         passed_over: vec![],
+        place: Place {
+            photo_px: [32, 32],
+            corner_px: [0, 0],
+        },
     }
 }
 
@@ -110,8 +114,8 @@ fn trained(loss: EncoderLoss) -> Result {
     let mut losses = vec![];
     for step in 0..STEPS {
         let batch: Vec<Sample> = (0..4).map(|i| sample(4 * step + i)).collect();
-        let mut rng = stream(0, "test");
-        let evaluation = objective.evaluate(&shaped(&values), &batch, &mut rng);
+        let mut draws = [0; 4].map(|seed| stream(seed, "test"));
+        let evaluation = objective.evaluate(&shaped(&values), &batch, &mut draws, 1.0);
         let evaluation = evaluation.expect("evaluates");
         losses.push(evaluation.loss);
         let mut gradients = evaluation.gradients;

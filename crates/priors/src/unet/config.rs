@@ -81,6 +81,9 @@ impl UnetConfig {
     }
 
     fn check(&self, origin: &Path) -> Result<(), Error> {
+        let mut sizes = self.block_out_channels.clone();
+        sizes.push(self.cross_attention_dim);
+        json::sizes(&sizes, self.layers_per_block, origin)?;
         let levels = self.block_out_channels.len();
         let each = |n: &PerBlock| matches!(n, PerBlock::Each(n) if n.len() != levels);
         let uneven = levels == 0
