@@ -82,7 +82,13 @@ impl UnetConfig {
 
     fn check(&self, origin: &Path) -> Result<(), Error> {
         let mut sizes = self.block_out_channels.clone();
-        sizes.push(self.cross_attention_dim);
+        sizes.extend([
+            self.cross_attention_dim,
+            self.in_channels,
+            self.out_channels,
+        ]);
+        sizes.extend(self.addition_time_embed_dim);
+        sizes.extend(self.projection_class_embeddings_input_dim);
         json::sizes(&sizes, self.layers_per_block, origin)?;
         let levels = self.block_out_channels.len();
         let each = |n: &PerBlock| matches!(n, PerBlock::Each(n) if n.len() != levels);
