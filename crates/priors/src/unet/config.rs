@@ -90,6 +90,11 @@ impl UnetConfig {
         sizes.extend(self.addition_time_embed_dim);
         sizes.extend(self.projection_class_embeddings_input_dim);
         json::sizes(&sizes, self.layers_per_block, origin)?;
+        let deepest = match &self.transformer_layers_per_block {
+            PerBlock::All(n) => *n,
+            PerBlock::Each(all) => all.iter().copied().max().unwrap_or(1),
+        };
+        json::sizes(&sizes, deepest.max(1), origin)?;
         let levels = self.block_out_channels.len();
         let each = |n: &PerBlock| matches!(n, PerBlock::Each(n) if n.len() != levels);
         let uneven = levels == 0
