@@ -87,6 +87,14 @@ impl VaeConfig {
         let config: Self = json::config(value, origin)?;
         let groups = config.norm_num_groups;
         let divided = |c: &usize| *c > 0 && groups > 0 && c.is_multiple_of(groups);
+        let mut sizes = config.block_out_channels.clone();
+        sizes.extend([
+            config.in_channels,
+            config.out_channels,
+            config.latent_channels,
+        ]);
+        sizes.push(config.patch_size.max(1));
+        json::sizes(&sizes, config.layers_per_block, origin)?;
         if config.block_out_channels.is_empty() || !config.block_out_channels.iter().all(divided) {
             let what =
                 "block_out_channels must be multiples of norm_num_groups; correct config.json";
