@@ -284,7 +284,7 @@ impl Denoise {
         let z0 = z_hq.clone() + (z_lq - z_hq) * to_lq;
         let mut n = noise(z0.dims(), draws, &self.device);
         let counts = column(carried.iter().map(|&c: &f64| c.max(1.0).recip()).collect());
-        if self.levels.from_lq() {
+        if self.levels.starts_from_lq() {
             n = n + (c_lq.clone() - z0.clone()) * column(carried);
         }
         let (alpha, beta) = (column(data), column(noisy));

@@ -51,14 +51,14 @@ impl Levels {
     }
 
     /// Whether some samples start from the noised low-quality latent.
-    pub(super) fn from_lq(&self) -> bool {
+    pub(super) fn starts_from_lq(&self) -> bool {
         self.loss.lq_start > 0.0
     }
 
     /// The level of the next sample.
     pub(super) fn draw(&self, rng: &mut ChaCha8Rng) -> Level {
         // Without such starts nothing is drawn for them: the runs of older configurations stay what they were.
-        if !self.from_lq() || rng.random::<f64>() >= self.loss.lq_start {
+        if !self.starts_from_lq() || rng.random::<f64>() >= self.loss.lq_start {
             return self.at(self.shifted(self.share(rng)));
         }
         let [low, high] = self.loss.lq_start_strength;
