@@ -175,7 +175,6 @@ fn any_number_of_ranks_gives_the_losses_of_one() {
                 let alone = logged(&run("alone"), key);
                 let together = logged(&run(&format!("{ranks}")), key);
                 let apart = apart(&alone, &together);
-                println!("{stage}, {ranks} ranks, {key}: {apart:e}");
                 assert_eq!(alone.len(), STEPS);
                 assert!(apart < 1e-5, "{stage}, {ranks} ranks, {key}: {apart:e}");
             }
