@@ -22,6 +22,8 @@ pub mod ranks;
 pub mod report;
 pub mod run;
 pub mod self_test;
+mod start;
+mod step;
 pub mod validate;
 pub mod walk;
 

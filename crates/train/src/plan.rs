@@ -27,7 +27,7 @@ use crate::{
     data::{Loader, Photos},
     objective::{Denoise, Encoder, Objective, Vae, folder_of, stored_dtype},
     ranks::{Ranks, Share},
-    run::{fresh, shapes_of, step},
+    step::{fresh, shapes_of, step},
 };
 
 /// What a run will take.

@@ -1,61 +1,30 @@
 //! A training run from its configuration to its result: steps, log, checkpoints, validation.
 
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
-use burn::tensor::{Device, TensorData};
-use pixels::random::stream;
-use priors::{
-    folder::Folder,
-    weights::{SafetensorsFile, Values, Weights},
-};
-use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
+use burn::tensor::Device;
+use priors::weights::Values;
 use sha2::{Digest, Sha256};
 
+pub use crate::step::{StepRecord, evaluate};
 use crate::{
     Error,
     checkpoint::{Origin, State},
-    config::{Precision, Stage, Start, TrainConfig},
-    data::{Loader, Photos, Sample, hex},
+    config::{Stage, TrainConfig},
+    data::{Loader, Photos, hex},
     folder::OutFolder,
-    guard::{Action, Verdict},
+    guard::Action,
     lent::Lent,
-    loss_scale::LossScale,
-    objective::{Denoise, Encoder, Evaluation, Objective, Vae},
-    optimise::{AdamW, Named, average, clip, learning_rate},
-    ranks::{Ranks, Share, agree, any, total},
+    objective::{Denoise, Encoder, Objective, Vae},
+    ranks::{Ranks, Share, agree, any},
     report, self_test,
+    start::copy_rest,
+    step::{averages, fresh, shapes_of, step},
     validate::{Scores, Validation},
 };
-
-/// One line of the log.
-#[derive(Clone, Debug, Serialize)]
-pub struct StepRecord {
-    /// The step just done, from 1.
-    pub step: usize,
-    /// Samples seen so far.
-    pub images: usize,
-    /// The loss of this step's batch.
-    pub loss: f64,
-    /// The gradient's global norm before clipping.
-    pub gradient_norm: f64,
-    /// The learning rate.
-    pub lr: f64,
-    /// The loss scale, where there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub loss_scale: Option<f32>,
-    /// Seconds this step took.
-    pub seconds: f64,
-    /// Seconds of them in which it waited for samples.
-    pub waited: f64,
-}
 
 /// What a run tells whoever watches it.
 #[derive(Clone, Debug)]
@@ -282,159 +251,6 @@ fn stopped(step: usize, why: &str, action: Action) -> String {
     format!("step {step}: {why}; the steps before it are in the checkpoint; {advice}")
 }
 
-/// Names and shapes of the trained tensors.
-pub(crate) fn shapes_of(values: &Values) -> Vec<(String, Vec<usize>)> {
-    let of =
-        |(name, data): (&String, &TensorData)| (name.clone(), data.shape().as_slice().to_vec());
-    values.iter().map(of).collect()
-}
-
-pub(crate) fn fresh(config: &TrainConfig, initial: Values) -> Result<State, Error> {
-    let values = initial
-        .into_iter()
-        .map(|(name, data)| {
-            (
-                name,
-                data.convert::<f32>()
-                    .try_into_vec::<f32>()
-                    .expect("converted to f32"),
-            )
-        })
-        .collect::<Named>();
-    Ok(State {
-        average: if averages(config) {
-            values.clone()
-        } else {
-            Named::new()
-        },
-        values,
-        optimiser: AdamW::default(),
-        step: 0,
-        recent: Default::default(),
-        loss_scale: LossScale::new(config.optimise.precision),
-    })
-}
-
-/// What a step did.
-pub(crate) struct Done {
-    pub(crate) record: StepRecord,
-    /// What was done about a gradient that overflowed and was not used.
-    overflowed: Option<String>,
-    /// Why its gradient was not used for another reason.
-    wrong: Option<String>,
-    passed_over: Vec<String>,
-}
-
-pub(crate) fn step(
-    config: &TrainConfig,
-    objective: &dyn Objective,
-    (ranks, share): (&dyn Ranks, &Share),
-    shapes: &[(String, Vec<usize>)],
-    state: &mut State,
-    loader: &mut Loader,
-) -> Result<Done, Error> {
-    let started = Instant::now();
-    let mut batch = loader.batch(share.count())?;
-    let waited = started.elapsed().as_secs_f64();
-    let passed_over = batch
-        .iter_mut()
-        .flat_map(|sample| std::mem::take(&mut sample.passed_over))
-        .collect();
-    // By the sample's number in the run, so that it does not matter which rank draws it, nor beside which others.
-    let mine = state.step * share.count()..(state.step + 1) * share.count();
-    let mut draws: Vec<_> = mine
-        .map(|i| stream(config.seed, &format!("noise {}", share.sample(i))))
-        .collect();
-    let scale = state.loss_scale.scale();
-    let lent = Lent::new(std::mem::take(&mut state.values), shapes);
-    let evaluation = kernels::with_products(config.optimise.precision.products(), || {
-        evaluate(
-            objective,
-            lent.values(),
-            &batch,
-            &mut draws,
-            config.optimise.batch,
-            scale,
-        )
-    });
-    state.values = lent.back();
-    let evaluation = total(ranks, share, shapes, evaluation?);
-    let mut gradients = evaluation.gradients;
-    state.loss_scale.unscale(&mut gradients);
-    let gradient_norm = clip(&mut gradients, config.optimise.clip);
-    let lr = learning_rate(&config.optimise, state.step);
-    let overflowed = state.loss_scale.update(gradient_norm.is_finite());
-    let verdict = match overflowed {
-        Some(_) => Verdict::Sound,
-        None => state
-            .recent
-            .judge(&config.guard, evaluation.loss, gradient_norm),
-    };
-    if verdict == Verdict::Sound && overflowed.is_none() {
-        state
-            .optimiser
-            .step(&mut state.values, &gradients, lr, &config.optimise);
-        if averages(config) {
-            average(
-                &mut state.average,
-                &state.values,
-                &config.optimise,
-                state.step,
-            );
-        }
-    }
-    state.step += 1;
-    Ok(Done {
-        record: StepRecord {
-            step: state.step,
-            images: state.step * config.optimise.samples(),
-            loss: evaluation.loss,
-            gradient_norm,
-            lr,
-            loss_scale: (config.optimise.precision == Precision::F16).then_some(scale),
-            seconds: started.elapsed().as_secs_f64(),
-            waited,
-        },
-        overflowed,
-        wrong: verdict.why(),
-        passed_over,
-    })
-}
-
-/// Loss and gradients of the samples of a step, `at_a_time` of them computed together: means over all, the gradients times
-/// `scale`.
-///
-/// # Errors
-/// As the objective's.
-pub fn evaluate(
-    objective: &dyn Objective,
-    values: &Values,
-    samples: &[Sample],
-    draws: &mut [ChaCha8Rng],
-    at_a_time: usize,
-    scale: f32,
-) -> Result<Evaluation, Error> {
-    let mut sum: Option<Evaluation> = None;
-    let all = samples.len() as f64;
-    let batches = samples.chunks(at_a_time).zip(draws.chunks_mut(at_a_time));
-    for (batch, draws) in batches {
-        let mut one = objective.evaluate(values, batch, draws, scale)?;
-        let part = batch.len() as f64 / all;
-        if part != 1.0 {
-            one.scale(part);
-        }
-        match &mut sum {
-            Some(sum) => sum.add(one),
-            none => *none = Some(one),
-        }
-    }
-    Ok(sum.expect("a step has samples"))
-}
-
-fn averages(config: &TrainConfig) -> bool {
-    config.optimise.ema_halflife_images > 0.0
-}
-
 /// Does something with the weights to use, the average where one is kept, and the step.
 fn with_result<T>(
     config: &TrainConfig,
@@ -451,106 +267,6 @@ fn with_result<T>(
     let done = then(lent.values(), state.step);
     *named = lent.back();
     done
-}
-
-/// Tensors to go on from: those named with `prefix`, in `file` of `folder`.
-pub(crate) struct Stored<'a> {
-    pub(crate) prefix: &'a str,
-    pub(crate) folder: &'a Folder,
-    pub(crate) file: String,
-    pub(crate) take: Take,
-}
-
-/// Which tensors of a file are gone on from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Take {
-    /// All, where the configuration's `start` asks for them; the network must know each.
-    All,
-    /// Those whose names begin so, always: a network that starts as a copy of another's part.
-    Copy(&'static [&'static str]),
-}
-
-/// The trained tensors as they start: initial values, overlaid with files as `start` says.
-pub(crate) fn start_values(
-    start: Start,
-    stored: &[Stored<'_>],
-    seed: u64,
-    device: &Device,
-    build: impl Fn(&Weights) -> Result<(), Error>,
-) -> Result<Values, Error> {
-    let weights = Weights::seeded(seed, device);
-    build(&weights)?;
-    let mut values = weights.made();
-    for Stored {
-        prefix,
-        folder,
-        file,
-        take,
-    } in stored
-    {
-        let wanted = match (take, start) {
-            (Take::Copy(_), _) | (Take::All, Start::Model) => true,
-            (Take::All, Start::Fresh) => false,
-            (Take::All, Start::ModelOrFresh) => folder.has(file),
-        };
-        if wanted {
-            let file = SafetensorsFile::from_bytes(folder.read(file)?, &folder.path(file))?;
-            overlay(&mut values, prefix, &file, *take)?;
-        }
-    }
-    Ok(values)
-}
-
-fn overlay(
-    values: &mut Values,
-    prefix: &str,
-    file: &SafetensorsFile,
-    take: Take,
-) -> Result<(), Error> {
-    let misfit = |what: String| {
-        Error::Input(format!(
-            "{}: tensor {what}; the file does not fit its config.json",
-            file.path().display()
-        ))
-    };
-    let taken = |name: &&String| match take {
-        Take::All => true,
-        Take::Copy(parts) => parts.iter().any(|part| name.starts_with(part)),
-    };
-    for name in file.names().iter().filter(taken) {
-        let (Some(data), Some(slot)) =
-            (file.data(name), values.get_mut(&format!("{prefix}.{name}")))
-        else {
-            return Err(misfit(format!("{name} is not part of this network")));
-        };
-        if data.shape() != slot.shape() {
-            return Err(misfit(format!(
-                "{name} should be {:?} and is {:?}",
-                slot.shape(),
-                data.shape()
-            )));
-        }
-        *slot = data.convert::<f32>();
-    }
-    Ok(())
-}
-
-/// Copies the files of a prior's folder that `out` does not have yet, so that `out` is whole.
-pub(crate) fn copy_rest(folder: &Path, out: &Path) -> Result<(), Error> {
-    let mut open = vec![folder.to_owned()];
-    while let Some(at) = open.pop() {
-        for entry in std::fs::read_dir(&at).map_err(|source| Error::io(&at, source))? {
-            let path = entry.map_err(|source| Error::io(&at, source))?.path();
-            let to = out.join(path.strip_prefix(folder).unwrap_or(&path));
-            if path.is_dir() {
-                open.push(path);
-            } else if !to.exists() {
-                let bytes = std::fs::read(&path).map_err(|source| Error::io(&path, source))?;
-                priors::weights::write_atomically(&to, &bytes)?;
-            }
-        }
-    }
-    Ok(())
 }
 
 fn hash(config: &TrainConfig) -> String {

@@ -54,7 +54,7 @@ use crate::{
     Error,
     config::{Metric, Sizes, Stage, Start, TrainConfig},
     data::{Photos, Place, Sample},
-    run::{Stored, Take, copy_rest, start_values},
+    start::{Stored, Take, copy_rest, start_values},
     walk::{Inputs, Networks, gradients},
 };
 

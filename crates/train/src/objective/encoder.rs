@@ -30,7 +30,7 @@ use crate::{
     Error,
     config::{EncoderLoss, EncoderTarget, Start, TrainConfig},
     data::Sample,
-    run::{Stored, Take, copy_rest, start_values},
+    start::{Stored, Take, copy_rest, start_values},
 };
 
 /// Trains `degradation_robust_encoder/`.

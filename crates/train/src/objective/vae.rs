@@ -21,7 +21,7 @@ use crate::{
     Error,
     config::{Latent, Start, TrainConfig, VaeInit, VaeLoss},
     data::Sample,
-    run::{Stored, Take, start_values},
+    start::{Stored, Take, start_values},
 };
 
 /// Trains `vae/`.

@@ -131,25 +131,31 @@ impl Pack<'_> {
                 to.fill(0.0);
                 continue;
             }
-            let get = |k: usize| {
-                let part = self.from.values.part(self.at(r0, k), rows);
-                // SAFETY: the part holds `rows` values, the copy a vector.
-                unsafe {
-                    if rows == lanes {
-                        return part.vector(s, 0);
-                    }
-                    let mut wide = [0.0; MOST];
-                    part.widen(s, &mut wide[..rows]);
-                    s.load(wide.as_ptr())
-                }
-            };
             let v = match self.values {
-                1 => get(k),
-                _ if k + 1 < self.k => s.pairs_across(get(k), get(k + 1)),
-                _ => s.pairs_across(get(k), s.splat(0.0)),
+                1 => self.column(s, r0, rows, k),
+                _ if k + 1 < self.k => {
+                    let next = self.column(s, r0, rows, k + 1);
+                    s.pairs_across(self.column(s, r0, rows, k), next)
+                }
+                _ => s.pairs_across(self.column(s, r0, rows, k), s.splat(0.0)),
             };
             // SAFETY: `to` holds a vector.
             unsafe { s.store(to.as_mut_ptr(), v) };
+        }
+    }
+
+    /// Value `k` of `rows` rows, zero after them.
+    #[inline(always)]
+    fn column<S: Simd>(&self, s: S, r0: usize, rows: usize, k: usize) -> S::V {
+        let part = self.from.values.part(self.at(r0, k), rows);
+        // SAFETY: the part holds `rows` values, the copy a vector.
+        unsafe {
+            if rows == S::LANES {
+                return part.vector(s, 0);
+            }
+            let mut wide = [0.0; MOST];
+            part.widen(s, &mut wide[..rows]);
+            s.load(wide.as_ptr())
         }
     }
 

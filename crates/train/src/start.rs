@@ -1,0 +1,111 @@
+//! The trained tensors as a run starts, and what of a prior it does not train.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use priors::{
+    folder::Folder,
+    weights::{SafetensorsFile, Values, Weights},
+};
+
+use crate::{Error, config::Start};
+
+/// Tensors to go on from: those named with `prefix`, in `file` of `folder`.
+pub(crate) struct Stored<'a> {
+    pub(crate) prefix: &'a str,
+    pub(crate) folder: &'a Folder,
+    pub(crate) file: String,
+    pub(crate) take: Take,
+}
+
+/// Which tensors of a file are gone on from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// All, where the configuration's `start` asks for them; the network must know each.
+    All,
+    /// Those whose names begin so, always: a network that starts as a copy of another's part.
+    Copy(&'static [&'static str]),
+}
+
+/// The trained tensors as they start: initial values, overlaid with files as `start` says.
+pub(crate) fn start_values(
+    start: Start,
+    stored: &[Stored<'_>],
+    seed: u64,
+    device: &Device,
+    build: impl Fn(&Weights) -> Result<(), Error>,
+) -> Result<Values, Error> {
+    let weights = Weights::seeded(seed, device);
+    build(&weights)?;
+    let mut values = weights.made();
+    for Stored {
+        prefix,
+        folder,
+        file,
+        take,
+    } in stored
+    {
+        let wanted = match (take, start) {
+            (Take::Copy(_), _) | (Take::All, Start::Model) => true,
+            (Take::All, Start::Fresh) => false,
+            (Take::All, Start::ModelOrFresh) => folder.has(file),
+        };
+        if wanted {
+            let file = SafetensorsFile::from_bytes(folder.read(file)?, &folder.path(file))?;
+            overlay(&mut values, prefix, &file, *take)?;
+        }
+    }
+    Ok(values)
+}
+
+fn overlay(
+    values: &mut Values,
+    prefix: &str,
+    file: &SafetensorsFile,
+    take: Take,
+) -> Result<(), Error> {
+    let misfit = |what: String| {
+        Error::Input(format!(
+            "{}: tensor {what}; the file does not fit its config.json",
+            file.path().display()
+        ))
+    };
+    let taken = |name: &&String| match take {
+        Take::All => true,
+        Take::Copy(parts) => parts.iter().any(|part| name.starts_with(part)),
+    };
+    for name in file.names().iter().filter(taken) {
+        let (Some(data), Some(slot)) =
+            (file.data(name), values.get_mut(&format!("{prefix}.{name}")))
+        else {
+            return Err(misfit(format!("{name} is not part of this network")));
+        };
+        if data.shape() != slot.shape() {
+            return Err(misfit(format!(
+                "{name} should be {:?} and is {:?}",
+                slot.shape(),
+                data.shape()
+            )));
+        }
+        *slot = data.convert::<f32>();
+    }
+    Ok(())
+}
+
+/// Copies the files of a prior's folder that `out` does not have yet, so that `out` is whole.
+pub(crate) fn copy_rest(folder: &Path, out: &Path) -> Result<(), Error> {
+    let mut open = vec![folder.to_owned()];
+    while let Some(at) = open.pop() {
+        for entry in std::fs::read_dir(&at).map_err(|source| Error::io(&at, source))? {
+            let path = entry.map_err(|source| Error::io(&at, source))?.path();
+            let to = out.join(path.strip_prefix(folder).unwrap_or(&path));
+            if path.is_dir() {
+                open.push(path);
+            } else if !to.exists() {
+                let bytes = std::fs::read(&path).map_err(|source| Error::io(&path, source))?;
+                priors::weights::write_atomically(&to, &bytes)?;
+            }
+        }
+    }
+    Ok(())
+}
