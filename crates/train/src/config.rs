@@ -165,7 +165,7 @@ pub struct Optimise {
     /// Decoupled weight decay.
     #[serde(default = "weight_decay")]
     pub weight_decay: f64,
-    /// Largest global norm of the gradient.
+    /// Largest global norm of the gradient; 0 for none.
     #[serde(default = "one")]
     pub clip: f64,
     /// Half-life of the averaged weights, in samples; 0 for none.
@@ -332,6 +332,10 @@ impl TrainConfig {
     fn check(&self, path: &Path) -> Result<(), Error> {
         let needs_adapter = matches!(self.stage, Stage::Joint | Stage::Adapter);
         let needs_pairs = needs_adapter || self.stage == Stage::Encoder;
+        let trains_text = matches!(self.stage, Stage::Prior | Stage::Joint);
+        let whole_only = matches!(self.stage, Stage::Vae | Stage::Encoder);
+        let probability = |p: f64| (0.0..=1.0).contains(&p);
+        let o = &self.optimise;
         let wrong = [
             (self.data.crop_px == 0, "data.crop_px must not be 0"),
             (self.optimise.batch == 0, "optimise.batch must not be 0"),
@@ -349,8 +353,60 @@ impl TrainConfig {
                 "data.reduce must be [low, high] with 1 <= low <= high",
             ),
             (
-                !(0.0..=1.0).contains(&self.denoise.lq_start),
-                "denoise.lq_start must be a probability, from 0 to 1",
+                ![
+                    self.data.null_text,
+                    self.denoise.lq_target,
+                    self.denoise.skip_adapter,
+                    self.denoise.lq_start,
+                ]
+                .into_iter()
+                .all(probability),
+                "data.null_text, denoise.lq_target, denoise.skip_adapter and denoise.lq_start are probabilities, from 0 to 1",
+            ),
+            (
+                self.data
+                    .degradations
+                    .iter()
+                    .any(|mix| !(mix.weight >= 0.0 && mix.weight.is_finite())),
+                "a weight in data.degradations must not be negative",
+            ),
+            (
+                !self.data.degradations.is_empty()
+                    && self.data.degradations.iter().all(|mix| mix.weight == 0.0),
+                "one weight in data.degradations must be above 0",
+            ),
+            (
+                !(o.lr > 0.0 && o.lr.is_finite()),
+                "optimise.lr must be above 0",
+            ),
+            (
+                !(probability(o.final_lr)
+                    && (0.0..1.0).contains(&o.beta1)
+                    && (0.0..1.0).contains(&o.beta2)),
+                "optimise.final_lr must be from 0 to 1, beta1 and beta2 from 0 to below 1",
+            ),
+            (
+                !(o.eps > 0.0
+                    && o.weight_decay >= 0.0
+                    && o.clip >= 0.0
+                    && o.ema_halflife_images >= 0.0),
+                "optimise.eps must be above 0; weight_decay, clip (0: none) and ema_halflife_images (0: none) not below 0",
+            ),
+            (
+                whole_only && o.gradient != Gradient::Whole,
+                "this stage has no optimise.gradient: leave it out",
+            ),
+            (
+                self.lora.is_some() && self.stage != Stage::Adapter,
+                "only stage \"adapter\" trains LoRA: leave the section [lora] out",
+            ),
+            (
+                self.data.cache_text && trains_text,
+                "this stage trains the text encoder: leave data.cache_text out",
+            ),
+            (
+                self.adapter_model.is_some() && self.start == Start::Fresh,
+                "start = \"fresh\" would not go on from adapter_model: set start = \"model\", or leave adapter_model out",
             ),
             (
                 {

@@ -86,7 +86,7 @@ pub fn norm(gradients: &Named) -> f64 {
 /// Scales the gradients so that their global norm is at most `most`; returns the norm before.
 pub fn clip(gradients: &mut Named, most: f64) -> f64 {
     let norm = norm(gradients);
-    if norm > most {
+    if most > 0.0 && norm > most {
         let factor = (most / (norm + 1e-6)) as f32;
         let scale = |g: &mut [f32]| g.iter_mut().for_each(|g| *g *= factor);
         gradients

@@ -223,14 +223,23 @@ pub fn run(
     if config.stage != Stage::Adapter {
         copy_rest(&config.model, &config.out.join("prior"))?;
     }
-    let about = serde_json::json!({
+    let mut about = serde_json::json!({
         "stage": config.stage,
         "steps": state.step,
         "images": state.step * batch,
         "config_sha256": origin.config,
-        "data_sha256": photos.hash()?,
+        "data_list_sha256": origin.data,
         "reclair": env!("CARGO_PKG_VERSION"),
     });
+    // Reading every photograph takes long: not for a run that was told to stop and will be resumed.
+    if state.step == config.optimise.steps {
+        match photos.hash() {
+            Ok(hash) => about["data_sha256"] = hash.into(),
+            Err(why) => watch(Event::Note(format!(
+                "run.json lacks the data's hash: {why}"
+            ))),
+        }
+    }
     out.write(
         "run.json",
         &serde_json::to_string_pretty(&about).expect("plain JSON"),

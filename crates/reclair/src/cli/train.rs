@@ -77,9 +77,16 @@ fn train(args: &Args, ranks: &dyn Ranks) -> anyhow::Result<()> {
     );
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
-    ctrlc::set_handler(move || asked.store(true, Ordering::Relaxed))?;
     let device = args.device.device()?;
     let first = ranks.rank() == 0;
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        if first {
+            eprintln!("stopping after this step, with a checkpoint; again to stop at once");
+        }
+    })?;
     if first && ranks.count() > 1 {
         let (count, threads) = (ranks.count(), rayon::current_num_threads());
         eprintln!("{count} ranks, {threads} threads in the first");
