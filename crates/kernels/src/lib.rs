@@ -23,6 +23,7 @@ pub use activation::{geglu, gelu, gelu_tanh, quick_gelu, silu};
 pub use add::{add, shift_channels};
 pub use attention::{Mask, attention};
 pub use conv::{Padding, conv2d};
+pub use fast::isa::ignored_settings;
 #[doc(hidden)]
 pub use fast::peak::{fma_loop, fma_loop_flops};
 pub use linear::linear;

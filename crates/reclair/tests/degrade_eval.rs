@@ -2,7 +2,7 @@
 
 mod program;
 
-use program::{picture, refuses, save, text, works};
+use program::{picture, reclair, refuses, said, save, text, works};
 use serde_json::Value;
 
 #[test]
@@ -101,6 +101,17 @@ fn eval_prints_the_promised_json() {
     for metric in ["psnr", "ssim", "niqe", "detail"] {
         assert!(json["mean"][metric].is_number(), "{metric}");
     }
+    // What one metric cannot do the others do: NIQE needs 96 pixels.
+    for folder in [&restored, &reference] {
+        save(folder, "small.png", &picture(64, 64));
+    }
+    let output = reclair(args);
+    assert!(!output.status.success());
+    assert!(said(&output).contains("small"), "{}", said(&output));
+    let all: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(all["images"][2]["niqe"].is_null());
+    assert!(all["images"][2]["psnr"].is_number());
+    assert_eq!(all["mean"]["niqe"], json["mean"]["niqe"]);
     let line = refuses(&["eval", "--restored", text(&restored), "--metrics", "psnr"]);
     assert!(line.contains("--reference"), "{line}");
 }

@@ -279,6 +279,30 @@ fn two_pictures_of_one_stem_keep_apart() {
 }
 
 #[test]
+fn no_original_is_written_over_and_results_are_no_inputs() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let album = folder.path().join("album");
+    std::fs::create_dir(&album).expect("makes the folder");
+    let original = save(&album, "a.png", &picture(16, 16));
+    save(&album, "b.jpg", &picture(16, 16));
+    let before = std::fs::read(&original).expect("reads");
+    for output in [&album, &folder.path().join("album/../album")] {
+        let line = refuses(&quick(text(&album), text(output)));
+        assert!(line.contains("written over"), "{line}");
+    }
+    let line = refuses(&quick(text(&original), text(&original)));
+    assert!(line.contains("written over"), "{line}");
+    assert!(std::fs::read(&original).expect("reads") == before);
+    assert!(!album.join("b.png").exists());
+    let out = album.join("out");
+    for _ in 0..2 {
+        works(&quick(text(&album), text(&out)));
+    }
+    assert!(out.join("a.png").is_file() && out.join("b.png").is_file());
+    assert!(!out.join("out").exists());
+}
+
+#[test]
 fn an_output_that_cannot_be_written_is_said() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let input = save(folder.path(), "in.png", &picture(16, 16));
@@ -351,6 +375,8 @@ fn impossible_options_are_refused() {
         (["--scale", "0"], "scale"),
         (["--threads", "0"], "threads"),
         (["--rss-weight", "7"], "rss-weight"),
+        (["--rss-threshold", "0.6"], "--rss-weight"),
+        (["--rss-mode", "scaled"], "--rss-weight"),
         (["--sharpen", "3"], "sharpen"),
         (["--cfg", "7:x"], "7.5:4"),
         (["--s-churn", "5"], "--sampler edm"),

@@ -81,6 +81,29 @@ fn an_encoder_trains_resumes_and_is_used_and_named() {
     assert!(weights(at, "killed", &format!("adapter/{ENCODER}")) == trained);
 
     assert!(restored(at, "a.png", &prior, &adapter) != restored(at, "b.png", &prior, &result));
+    // Also where the autoencoder goes over tiles.
+    let large = |name: &str, adapter: &Path| {
+        let (input, out) = (save(at, "large.png", &picture(200, 140)), at.join(name));
+        let run = [
+            "restore",
+            text(&input),
+            "-o",
+            text(&out),
+            "--steps",
+            "1",
+            "--tile",
+            "64",
+        ];
+        works(
+            &[
+                &run[..],
+                &["--prior", text(&prior), "--adapter", text(adapter)],
+            ]
+            .concat(),
+        );
+        std::fs::read(out).expect("a picture")
+    };
+    assert!(large("d.png", &adapter) != large("e.png", &result));
     let args = ["--prior", text(&prior), "--adapter", text(&result)];
     let json = works(&[&["info", "--json"][..], &args].concat()).stdout;
     let json: Value = serde_json::from_slice(&json).expect("JSON");

@@ -65,6 +65,11 @@ pub struct Restorer {
 const SHARPEN_SIZE: usize = 11;
 
 impl Restorer {
+    /// Whether there is a Restoration Adapter or LoRA beside the prior.
+    pub fn has_adapter(&self) -> bool {
+        self.adapter.is_some()
+    }
+
     /// Loads a prior and, if given, an adapter for it.
     ///
     /// # Errors

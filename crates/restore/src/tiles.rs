@@ -172,7 +172,7 @@ impl<'a> Tiles<'a> {
         let (latent, pixels) = self.vae();
         if let Some((tile_px, budget)) = self.pooled() {
             let x = self.image(padded);
-            return self.prior.vae.latent_from_image_pooled(x, tile_px, budget);
+            return self.encoder.latent_from_image_pooled(x, tile_px, budget);
         }
         let channels = self.prior.vae.config().latent_channels;
         let mut blend = Blend::new(latent, channels);

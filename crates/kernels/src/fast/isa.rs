@@ -23,17 +23,23 @@ impl Isa {
     pub(crate) fn current() -> Self {
         static CURRENT: OnceLock<Isa> = OnceLock::new();
         *CURRENT.get_or_init(|| {
-            let wanted = match std::env::var("RECLAIR_ISA").as_deref() {
-                Ok("portable") => Self::Portable,
-                Ok("avx2") => Self::Avx2,
-                Ok("avx512") => Self::Avx512,
-                _ => Self::Amx,
-            };
-            [wanted, Self::Avx512, Self::Avx2]
+            let wanted = std::env::var("RECLAIR_ISA").ok();
+            let wanted = wanted.as_deref().and_then(Self::named);
+            [wanted.unwrap_or(Self::Amx), Self::Avx512, Self::Avx2]
                 .into_iter()
                 .find(|isa| isa.is_available())
                 .unwrap_or(Self::Portable)
         })
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "portable" => Some(Self::Portable),
+            "avx2" => Some(Self::Avx2),
+            "avx512" => Some(Self::Avx512),
+            "amx" => Some(Self::Amx),
+            _ => None,
+        }
     }
 
     /// Whether this machine has it.
@@ -91,6 +97,31 @@ impl Isa {
             .filter(|isa| isa.is_available())
             .collect()
     }
+}
+
+/// What `RECLAIR_ISA` and `RECLAIR_KERNELS` ask for that is not done: a line each.
+pub fn ignored_settings() -> Vec<String> {
+    let mut said = Vec::new();
+    if let Ok(name) = std::env::var("RECLAIR_ISA") {
+        let used = Isa::current();
+        if Isa::named(&name).is_none() {
+            said.push(format!(
+                "RECLAIR_ISA={name} is not known and ignored ({used:?} is used); give portable, avx2, avx512 or amx"
+            ));
+        } else if Isa::named(&name) != Some(used) {
+            said.push(format!(
+                "RECLAIR_ISA={name}: this machine lacks it, {used:?} is used"
+            ));
+        }
+    }
+    if let Ok(value) = std::env::var("RECLAIR_KERNELS")
+        && value != "off"
+    {
+        said.push(format!(
+            "RECLAIR_KERNELS={value} is not known and ignored; only `off` turns the kernels off"
+        ));
+    }
+    said
 }
 
 /// Whether the fast paths are on (`RECLAIR_KERNELS` is not `off`).

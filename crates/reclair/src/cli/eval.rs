@@ -105,7 +105,21 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             references.get(stem).map(PathBuf::as_path),
             luma,
         ) {
-            Ok(row) => rows.push((stem.clone(), row)),
+            Ok(row) => {
+                let mut why: Vec<String> = row
+                    .iter()
+                    .filter_map(|score| score.as_ref().err().map(|error| format!("{error:#}")))
+                    .collect();
+                why.dedup();
+                failed += usize::from(!why.is_empty());
+                for why in why {
+                    eprintln!("error: {stem}: {why}");
+                }
+                let row: Vec<Option<f64>> = row.into_iter().map(Result::ok).collect();
+                if row.iter().any(Option::is_some) {
+                    rows.push((stem.clone(), row));
+                }
+            }
             Err(error) => {
                 failed += 1;
                 eprintln!("error: {stem}: {error:#}");
@@ -117,7 +131,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     }
     ensure!(
         failed == 0,
-        "{failed} of {} pictures could not be scored",
+        "{failed} of {} pictures could not be scored in all metrics",
         restored.len()
     );
     Ok(())
@@ -156,7 +170,7 @@ fn row(
     path: &Path,
     reference: Option<&Path>,
     luma: Option<Luma>,
-) -> anyhow::Result<Vec<f64>> {
+) -> anyhow::Result<Vec<anyhow::Result<f64>>> {
     let image = pixels::io::open(path)?;
     if let (Some(folder), None) = (&args.reference, reference) {
         bail!(
@@ -165,25 +179,30 @@ fn row(
         );
     }
     let reference = reference.map(pixels::io::open).transpose()?;
-    args.metrics
+    Ok(args
+        .metrics
         .iter()
         .map(|metric| metric.score(&image, reference.as_ref(), luma))
-        .collect()
+        .collect())
 }
 
-fn print(args: &Args, rows: &[(String, Vec<f64>)]) -> anyhow::Result<()> {
-    let mean = |i: usize| rows.iter().map(|(_, row)| row[i]).sum::<f64>() / rows.len() as f64;
-    let named = |row: &[f64]| -> Map<String, Value> {
+/// What could not be scored is `null`, or a dash, and not in the mean.
+fn print(args: &Args, rows: &[(String, Vec<Option<f64>>)]) -> anyhow::Result<()> {
+    let mean = |i: usize| {
+        let scores: Vec<f64> = rows.iter().filter_map(|(_, row)| row[i]).collect();
+        (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64)
+    };
+    let named = |row: &[Option<f64>]| -> Map<String, Value> {
         args.metrics
             .iter()
             .zip(row)
             .map(|(metric, &value)| (metric.name().to_owned(), json!(value)))
             .collect()
     };
-    let means: Vec<f64> = (0..args.metrics.len()).map(mean).collect();
+    let means: Vec<Option<f64>> = (0..args.metrics.len()).map(mean).collect();
     let mut out = std::io::stdout().lock();
     if args.json {
-        let image = |(name, row): &(String, Vec<f64>)| {
+        let image = |(name, row): &(String, Vec<Option<f64>>)| {
             let mut object = Map::from_iter([("name".to_owned(), json!(name))]);
             object.extend(named(row));
             Value::Object(object)
@@ -202,8 +221,12 @@ fn print(args: &Args, rows: &[(String, Vec<f64>)]) -> anyhow::Result<()> {
         .max()
         .unwrap_or(4)
         .max(4);
-    let line = |name: &str, row: &[f64]| {
-        let values: String = row.iter().map(|v| format!("{v:>10.4}")).collect();
+    let line = |name: &str, row: &[Option<f64>]| {
+        let value = |v: &Option<f64>| match v {
+            Some(v) => format!("{v:>10.4}"),
+            None => format!("{:>10}", "-"),
+        };
+        let values: String = row.iter().map(value).collect();
         format!("{name:<width$}{values}")
     };
     let header: String = args

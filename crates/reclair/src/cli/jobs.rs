@@ -26,7 +26,7 @@ pub(super) struct Job {
 /// that are no pictures by name are skipped and said.
 ///
 /// # Errors
-/// An input that does not exist, nothing to do, or two inputs with one output.
+/// An input that does not exist, nothing to do, two inputs with one output, or an output that is an input.
 pub(super) fn jobs(inputs: &[PathBuf], output: &Path) -> anyhow::Result<Vec<Job>> {
     let many = inputs.len() > 1 || inputs.iter().any(|input| input.is_dir());
     let slash = output.as_os_str().as_encoded_bytes().ends_with(b"/");
@@ -63,7 +63,25 @@ pub(super) fn jobs(inputs: &[PathBuf], output: &Path) -> anyhow::Result<Vec<Job>
         "no pictures in what was given; name JPEG, PNG, WebP, BMP or TIFF files"
     );
     keep_apart(&mut jobs)?;
+    keep_originals(&jobs)?;
     Ok(jobs)
+}
+
+/// Refuses to write over a picture that is to be read.
+fn keep_originals(jobs: &[Job]) -> anyhow::Result<()> {
+    let inputs: BTreeSet<PathBuf> = jobs
+        .iter()
+        .filter_map(|job| job.input.canonicalize().ok())
+        .collect();
+    for job in jobs {
+        let output = job.output.canonicalize().ok();
+        ensure!(
+            !output.is_some_and(|output| inputs.contains(&output)),
+            "{}: is one of the pictures to read and would be written over; choose another output",
+            job.output.display()
+        );
+    }
+    Ok(())
 }
 
 /// Two pictures of one stem keep their extensions: `a.jpg` and `a.png` become `a.jpg.png` and `a.png.png`.
@@ -90,7 +108,15 @@ fn keep_apart(jobs: &mut [Job]) -> anyhow::Result<()> {
 
 fn from_folder(folder: &Path, output: &Path, jobs: &mut Vec<Job>) -> anyhow::Result<()> {
     let mut skipped = Vec::new();
-    for entry in WalkDir::new(folder).sort_by_file_name() {
+    // Results of an earlier run are not pictures to work on.
+    let results = output.canonicalize().ok();
+    let is_results =
+        |path: &Path| path != folder && results.is_some() && path.canonicalize().ok() == results;
+    let entries = WalkDir::new(folder)
+        .sort_by_file_name()
+        .into_iter()
+        .filter_entry(|entry| !(entry.file_type().is_dir() && is_results(entry.path())));
+    for entry in entries {
         let entry = entry.with_context(|| {
             format!("{}: cannot be searched; check its rights", folder.display())
         })?;

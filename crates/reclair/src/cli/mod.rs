@@ -60,7 +60,11 @@ enum Command {
 /// # Errors
 /// Whatever the subcommand met.
 pub(crate) fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+    let command = Cli::parse().command;
+    for ignored in kernels::ignored_settings() {
+        eprintln!("note: {ignored}");
+    }
+    match command {
         Command::Restore(args) => restore::run(&args),
         Command::Degrade(args) => degrade::run(&args),
         Command::Eval(args) => eval::run(&args),

@@ -1,6 +1,6 @@
 //! `reclair restore IN... -o OUT`: restores pictures.
 
-use std::{io::Write, path::PathBuf, time::Instant};
+use std::{collections::BTreeSet, io::Write, path::PathBuf, time::Instant};
 
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -223,7 +223,7 @@ impl Args {
                 Layout::Legacy => Spacing::Legacy,
             }),
             start: self.start(preset.start)?,
-            rss: self.rss(preset.rss),
+            rss: self.rss(preset.rss)?,
             adapter_scale: self.adapter_scale,
             seed: self.seed,
             colour: match self.colour {
@@ -280,9 +280,16 @@ impl Args {
         }
     }
 
-    fn rss(&self, preset: Option<Rss>) -> Option<Rss> {
-        let weight = self.rss_weight.or(preset.map(|rss| rss.weight))?;
-        (weight != 0.0).then(|| Rss {
+    fn rss(&self, preset: Option<Rss>) -> anyhow::Result<Option<Rss>> {
+        let weight = self.rss_weight.or(preset.map(|rss| rss.weight));
+        let Some(weight) = weight.filter(|&weight| weight != 0.0) else {
+            anyhow::ensure!(
+                self.rss_threshold.is_none() && self.rss_mode.is_none(),
+                "--rss-threshold and --rss-mode belong to restoration guidance, which is off; add --rss-weight 0.05"
+            );
+            return Ok(None);
+        };
+        Ok(Some(Rss {
             weight,
             threshold: self
                 .rss_threshold
@@ -293,7 +300,7 @@ impl Args {
                 Mode::Scaled => RssMode::Scaled,
                 Mode::NoisePreserving => RssMode::NoisePreserving,
             }),
-        })
+        }))
     }
 
     fn restorer(&self) -> anyhow::Result<Restorer> {
@@ -350,7 +357,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let jobs = jobs(&args.inputs, &args.output)?;
     let restorer = args.restorer()?;
     let options = args.options(&restorer)?;
-    let mut said = false;
+    if options.start == Start::Noise && !restorer.has_adapter() {
+        eprintln!(
+            "note: from pure noise and without an adapter the result has little to do with the picture; add --adapter, or --start lq"
+        );
+    }
+    let mut said = BTreeSet::new();
     each(&jobs, |job| {
         if args.dry_run {
             return plan(job, &restorer, &options, args.json);
@@ -404,7 +416,7 @@ fn one(
     job: &Job,
     restorer: &Restorer,
     options: &RestoreOptions,
-    said: &mut bool,
+    said: &mut BTreeSet<String>,
 ) -> anyhow::Result<serde_json::Value> {
     let started = Instant::now();
     let image = pixels::io::open(&job.input)?;
@@ -415,10 +427,14 @@ fn one(
         "{bar:30} {percent:>3} %  {elapsed} elapsed, {eta} to go  {msg}",
     )?);
     bar.set_message(job.name.clone());
-    let first = !std::mem::replace(said, true);
     let restored = restorer.restore(&image, options, &mut |event| match event {
-        Event::Note(note) if first => bar.suspend(|| eprintln!("note: {note}")),
-        Event::Note(_) => (),
+        Event::Note(note) => {
+            let note = note.to_string();
+            if !said.contains(&note) {
+                bar.suspend(|| eprintln!("note: {note}"));
+                said.insert(note);
+            }
+        }
         Event::Done(part) => bar.set_position((1000.0 * part) as u64),
     });
     bar.finish_and_clear();

@@ -42,6 +42,7 @@ use restore::{
     },
     denoising::Denoising,
     lora::{Lora, Target, self_attention_targets},
+    options::RestoreOptions,
     sampler::{Euler, sample},
     schedule::{Schedule, Space},
 };
@@ -446,7 +447,13 @@ impl Objective for Denoise {
         let size = uncropped([shown.hq.height, shown.hq.width]);
         let text = self.encoders.text(&[""], &[size])?;
         let conditioning = networks.conditioning(&text);
-        let schedule = Schedule::from_strength(&self.scheduler, Space::Sigma, 8, 0.5)?;
+        // As `restore` does by default.
+        let usual = RestoreOptions::default();
+        let restore::options::Start::Lq { strength } = usual.start else {
+            unreachable!("the default starts from the picture")
+        };
+        let schedule =
+            Schedule::from_strength(&self.scheduler, Space::Sigma, usual.steps, strength)?;
         let (alpha, beta) = (
             schedule.space.alpha(schedule.levels[0].sigma),
             schedule.space.beta(schedule.levels[0].sigma),
