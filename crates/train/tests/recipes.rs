@@ -25,6 +25,58 @@ fn every_recipe_is_read() {
 }
 
 #[test]
+fn what_would_be_ignored_or_makes_no_sense_is_refused() {
+    let recipe = |name: &str| std::fs::read_to_string(recipes().join(name)).expect("a recipe");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("run.toml");
+    for (name, from, to, word) in [
+        ("mini/joint-1.toml", "lr = ", "clip = -1.0\nlr = ", "clip"),
+        ("mini/joint-1.toml", "lr = ", "lr = -", "lr"),
+        ("mini/joint-1.toml", "beta2 = 0.99", "beta2 = 1.0", "beta2"),
+        (
+            "mini/joint-1.toml",
+            "null_text = 0.7",
+            "null_text = 1.5",
+            "null_text",
+        ),
+        ("mini/joint-1.toml", "weight = 0.", "weight = -0.", "weight"),
+        (
+            "mini/joint-1.toml",
+            "[data]",
+            "[lora]\nrank = 8\nalpha = 8\n[data]",
+            "lora",
+        ),
+        (
+            "mini/joint-1.toml",
+            "[data]",
+            "[data]\ncache_text = true",
+            "cache_text",
+        ),
+        (
+            "mini/joint-2.toml",
+            "start = \"model\"",
+            "start = \"fresh\"",
+            "adapter_model",
+        ),
+        (
+            "mini/vae.toml",
+            "[optimise]",
+            "[optimise]\ngradient = { cut = 4 }",
+            "gradient",
+        ),
+    ] {
+        let text = recipe(name);
+        assert!(text.contains(from), "{name}: {from}");
+        std::fs::write(&path, text.replacen(from, to, 1)).expect("writes");
+        let why = TrainConfig::read(&path).expect_err(to).to_string();
+        assert!(
+            why.contains(word) && why.contains("run.toml"),
+            "{to}: {why}"
+        );
+    }
+}
+
+#[test]
 fn the_papers_settings() {
     for (prior, timesteps) in [
         ("sdxl", Timesteps::Continuous),
