@@ -376,6 +376,7 @@ fn impossible_options_are_refused() {
         (["--threads", "0"], "threads"),
         (["--rss-weight", "7"], "rss-weight"),
         (["--rss-threshold", "0.6"], "--rss-weight"),
+        (["--steps", "50000"], "50000 steps at strength 0.2"),
         (["--rss-mode", "scaled"], "--rss-weight"),
         (["--sharpen", "3"], "sharpen"),
         (["--cfg", "7:x"], "7.5:4"),

@@ -240,7 +240,12 @@ impl Schedule {
             )));
         }
         let full = ((steps as f64 / strength).round() as usize).max(steps);
-        let mut schedule = Self::new(config, space, full)?;
+        let mut schedule = Self::new(config, space, full).map_err(|why| match why {
+            Error::Input(why) if full > steps => Error::Input(format!(
+                "{steps} steps at strength {strength} are the last of {full}: {why}; or raise the strength"
+            )),
+            other => other,
+        })?;
         schedule.levels.drain(..full - steps);
         Ok(schedule)
     }

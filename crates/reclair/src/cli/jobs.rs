@@ -15,7 +15,7 @@ pub(super) struct Job {
     pub(super) input: PathBuf,
     /// The file to write.
     pub(super) output: PathBuf,
-    /// The name that seeds the picture's random stream: its path below the folder that was given.
+    /// Its path below the folder that was given: its name in progress and records; the stem seeds what `degrade` draws.
     pub(super) name: String,
 }
 

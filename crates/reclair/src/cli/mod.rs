@@ -24,7 +24,12 @@ use reclair::embedded;
 
 /// Restores real photographs with a diffusion prior and a restoration adapter.
 #[derive(Debug, Parser)]
-#[command(name = "reclair", version, arg_required_else_help = true)]
+#[command(
+    name = "reclair",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit status: 0 all done, 1 something failed (the rest is done), 2 wrong usage, 130 stopped at once."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
