@@ -25,7 +25,8 @@ pub fn attention(
 ) -> Tensor<4> {
     let [b, heads, n, d] = q.dims();
     let m = key.dims()[2];
-    if m > 0 && extension::is_fast(&q) {
+    crate::refuse_empty("attention", &[b, heads, n, d, m]);
+    if extension::is_fast(&q) {
         let shape = AttentionShape {
             heads: b * heads,
             n,

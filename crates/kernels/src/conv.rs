@@ -39,6 +39,7 @@ pub fn conv2d(
     stride: usize,
     padding: Padding,
 ) -> Tensor<4> {
+    crate::refuse_empty("conv2d", &x.dims());
     if extension::is_fast(&x) && extension::is_weight(weight.dtype()) {
         let bias = bias.map(|bias| crate::linear::like(bias, x.dtype()));
         let shape = shape(&x, &weight, stride, padding);

@@ -19,6 +19,14 @@ mod plain;
 mod products;
 mod resample;
 
+/// Refuses tensors without elements, whose means and maxima are no numbers.
+fn refuse_empty(what: &str, dims: &[usize]) {
+    assert!(
+        dims.iter().all(|&n| n > 0),
+        "{what}: an empty tensor, {dims:?}"
+    );
+}
+
 pub use activation::{geglu, gelu, gelu_tanh, quick_gelu, silu};
 pub use add::{add, shift_channels};
 pub use attention::{Mask, attention};

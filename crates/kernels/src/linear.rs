@@ -21,6 +21,7 @@ pub fn linear<const D: usize>(
         d_in,
         "linear: the input's last axis and the weight's"
     );
+    crate::refuse_empty("linear", &dims);
     let rows = dims[..D - 1].iter().product::<usize>();
     if extension::is_fast(&x) && extension::is_weight(weight.dtype()) {
         let bias = bias.map(|bias| like(bias, x.dtype()));

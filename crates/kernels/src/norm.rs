@@ -33,6 +33,7 @@ pub fn group_norm(
     activation: Activation,
 ) -> Tensor<4> {
     let [b, c, h, w] = x.dims();
+    crate::refuse_empty("group_norm", &x.dims());
     if extension::is_fast(&x) {
         assert!(
             c.is_multiple_of(groups),
@@ -119,7 +120,8 @@ fn rows<const D: usize>(
     let n = dims[..D - 1].iter().product::<usize>();
     let groups = [&weight, &bias].into_iter().flatten().map(|w| w.dims()[0]);
     let groups = groups.max().unwrap_or(1);
-    if n > 0 && d > 0 && extension::is_fast(&x) {
+    crate::refuse_empty("row norm", &dims);
+    if extension::is_fast(&x) {
         assert!(n.is_multiple_of(groups), "{n} rows in {groups} groups");
         let plain = (&x.device().without_autodiff(), x.dtype());
         let weight =
