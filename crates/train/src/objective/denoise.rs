@@ -72,6 +72,7 @@ const METRIC_SAMPLES: usize = 8;
 #[derive(Debug)]
 pub struct Denoise {
     config: TrainConfig,
+    fixed: Fixed,
     folder: Folder,
     /// The network where it is frozen, else its shape.
     prior: AnyPrior,
@@ -117,11 +118,13 @@ impl Denoise {
             // In the type they are stored in, in the mapped file.
             let precision = fixed.precision(Precision::Stored, &folder);
             let prior = PriorModel::open(&folder, precision, device)?;
-            let encoders = if config.data.cache_text && fixed == Fixed::Loaded {
-                let cache = TextCache::new(config, &folder, &prior.network, device)?;
-                Encoders::Cached(Box::new(cache))
-            } else {
-                Encoders::Frozen(Box::new(prior.text))
+            let encoders = match (config.data.cache_text, fixed) {
+                (true, Fixed::Loaded) => {
+                    let cache = TextCache::new(config, &folder, &prior.network, device)?;
+                    Encoders::Cached(Box::new(cache))
+                }
+                (true, Fixed::Blank) => Encoders::rehearsed(prior.text),
+                (false, _) => Encoders::Frozen(Box::new(prior.text)),
             };
             (prior.network, encoders)
         } else {
@@ -148,6 +151,7 @@ impl Denoise {
         Ok(Self {
             levels: Levels::new(&scheduler, &config.denoise),
             config: config.clone(),
+            fixed,
             folder,
             prior,
             encoders,
@@ -163,12 +167,12 @@ impl Denoise {
     /// The networks over `w`, frozen ones as they are.
     fn networks(&self, w: &Weights) -> Result<Networks, Error> {
         let (prior, text_encoder) = match &self.encoders {
-            Encoders::Frozen(_) | Encoders::Cached(_) => (self.prior.clone(), None),
             Encoders::Trained { json, .. } => {
                 let path = self.folder.path("text_encoder/config.json");
                 let encoder = ClipText::from_json(json, &path, &w.at("text_encoder"))?;
                 (self.prior.rebuilt(&w.at("unet"))?, Some(encoder))
             }
+            _ => (self.prior.clone(), None),
         };
         let adapter = match &self.config.adapter {
             Some(config) if self.config.stage != Stage::Prior => Some(RestorationAdapter::new(
@@ -254,6 +258,9 @@ impl Objective for Denoise {
                     take: Take::All,
                 });
             }
+        }
+        if self.fixed == Fixed::Blank {
+            stored.clear();
         }
         start_values(
             self.config.start,

@@ -249,7 +249,7 @@ fn skip_adapter_leaves_the_bare_prior() {
 
 #[test]
 fn lq_start_puts_the_state_between_the_noised_low_quality_latent_and_the_clean_one() {
-    let share = 0.6;
+    let share = 0.4;
     let (_folder, mut objective) = with_loss(|loss| {
         loss.lq_start = 1.0;
         loss.lq_start_strength = [share, share];
@@ -259,7 +259,7 @@ fn lq_start_puts_the_state_between_the_noised_low_quality_latent_and_the_clean_o
         let [alpha_start, beta_start] = match &scheduler {
             SchedulerConfig::Flow { .. } => [1.0 - share, share],
             SchedulerConfig::Diffusion { .. } => {
-                let kept = alphas_cumprod(&scheduler)[600];
+                let kept = alphas_cumprod(&scheduler)[400];
                 [kept.sqrt(), (1.0 - kept).sqrt()]
             }
         };
@@ -346,4 +346,28 @@ fn the_loss_is_the_mean_square_of_counted_errors_through_the_metric() {
     let metric = Tensor::<2>::eye(4, &device) * 3.0;
     objective.metric = Some(metric.reshape([4, 4, 1, 1]));
     assert!((loss(&objective) - 9.0 * 2.5).abs() < 1e-4);
+}
+
+#[test]
+fn a_rehearsal_of_cached_text_reads_once_and_tells_the_shapes_of_the_run() {
+    let (_folder, frozen) = with_loss(|_| ());
+    let mut config = frozen.config.clone();
+    config.data.cache_text = true;
+    let blank = Denoise::blank(&config, &Device::flex()).expect("configurations");
+    let mut batch = batch(0.0);
+    for caption in ["a photo", "another", ""] {
+        batch[0].caption = caption.into();
+        let [of_run, rehearsed] = [&frozen, &blank].map(|objective| {
+            let (inputs, ..) = fed(objective, &batch);
+            let text = told(&inputs);
+            let pooled = text.pooled.as_ref().map(Tensor::dims);
+            let sizes = text.time_ids.as_ref().map(Tensor::dims);
+            (text.text.dims(), pooled, sizes)
+        });
+        assert_eq!(of_run, rehearsed);
+    }
+    let Encoders::Rehearsed { read, .. } = &blank.encoders else {
+        panic!("a rehearsal of cached text");
+    };
+    assert_eq!(read.lock().expect("no panic while held").len(), 1);
 }
