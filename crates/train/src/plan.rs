@@ -4,7 +4,8 @@
 //! ([`Precision::Blank`](priors::weights::Precision)), so that nothing large is read and configurations alone will do; its bytes
 //! are added to the process's peak memory after the rehearsal, and so are those of the photographs that the run will keep decoded.
 //! The steps are made first with photographs that must be decoded, then with the same again; the time of a step is between the two,
-//! as often as the run will find its photographs decoded. Measured rather than derived from sizes, it knows the machine, its
+//! as often as the run will find its photographs decoded. Prompts that the run keeps on disk are read once, before the steps, where
+//! the text encoders' bytes count; the peak is the larger of that and the steps'. Measured rather than derived from sizes, it knows the machine, its
 //! kernels and its allocator. The rehearsal writes nothing but to a temporary folder.
 
 use std::sync::Arc;

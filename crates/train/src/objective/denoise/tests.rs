@@ -317,11 +317,11 @@ fn a_robust_encoder_changes_what_the_adapter_sees_and_no_target() {
 
 #[test]
 fn time_ids_are_the_photographs_size_the_crops_corner_and_the_crops_size() {
-    let photo = |i: usize| [480.0 + i as f32, 640.0, 7.0, 11.0 + i as f32, 16.0, 32.0];
-    let crop = |_| [16.0, 32.0, 0.0, 0.0, 16.0, 32.0];
-    let rows: [(Sizes, &dyn Fn(usize) -> [f32; 6]); 2] =
-        [(Sizes::Photo, &photo), (Sizes::Crop, &crop)];
-    for (sizes, row) in rows {
+    for sizes in [Sizes::Photo, Sizes::Crop] {
+        let row = |i: usize| match sizes {
+            Sizes::Photo => [480.0 + i as f32, 640.0, 7.0, 11.0 + i as f32, 16.0, 32.0],
+            Sizes::Crop => [16.0, 32.0, 0.0, 0.0, 16.0, 32.0],
+        };
         let (_folder, objective) = with_loss(|loss| loss.sizes = sizes);
         let (inputs, ..) = fed(&objective, &batch(0.0));
         let ids = told(&inputs).time_ids.clone().expect("SDXL takes sizes");
