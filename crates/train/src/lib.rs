@@ -18,6 +18,9 @@ pub mod loss_scale;
 pub mod objective;
 pub mod optimise;
 pub mod plan;
+#[cfg(test)]
+#[path = "../../reclair/tests/priors_on_disk/mod.rs"]
+mod priors_on_disk;
 pub mod ranks;
 pub mod report;
 pub mod run;

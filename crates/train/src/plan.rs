@@ -4,7 +4,8 @@
 //! ([`Precision::Blank`](priors::weights::Precision)), so that nothing large is read and configurations alone will do; its bytes
 //! are added to the process's peak memory after the rehearsal, and so are those of the photographs that the run will keep decoded.
 //! The steps are made first with photographs that must be decoded, then with the same again; the time of a step is between the two,
-//! as often as the run will find its photographs decoded. Measured rather than derived from sizes, it knows the machine, its
+//! as often as the run will find its photographs decoded. Prompts that the run keeps on disk are read once, before the steps, where
+//! the text encoders' bytes count; the peak is the larger of that and the steps'. Measured rather than derived from sizes, it knows the machine, its
 //! kernels and its allocator. The rehearsal writes nothing but to a temporary folder.
 
 use std::sync::Arc;
@@ -69,7 +70,7 @@ pub fn plan(config: &TrainConfig, device: &Device, ranks: &dyn Ranks) -> Result<
     let frozen = frozen(&config, device)?;
     let objective: Box<dyn Objective> = match config.stage {
         Stage::Vae => Box::new(Vae::new(&config, device)?),
-        Stage::Encoder => Box::new(Encoder::new(&config, device)?),
+        Stage::Encoder => Box::new(Encoder::blank(&config, device)?),
         _ => Box::new(Denoise::blank(&config, device)?),
     };
     let initial = objective.initial()?;
@@ -79,7 +80,7 @@ pub fn plan(config: &TrainConfig, device: &Device, ranks: &dyn Ranks) -> Result<
         .map(|(_, shape)| shape.iter().product::<usize>())
         .sum();
     let available_bytes = available_bytes();
-    let least = least_bytes(trained, frozen.bytes, &config);
+    let least = least_bytes(trained, &frozen, &config);
     if let Some(available) = available_bytes.filter(|&available| available < least) {
         return Err(Error::Input(format!(
             "weights and optimiser alone take {:.1} GB and this machine has {:.1} GB free; free some, or use a larger machine",
@@ -99,6 +100,7 @@ pub fn plan(config: &TrainConfig, device: &Device, ranks: &dyn Ranks) -> Result<
         state: fresh(&config, initial)?,
         photos: &photos,
     };
+    let before = peak_bytes();
     let first = rehearsal.pass(0, 1)?;
     let seconds_per_step = if first > LONG {
         first
@@ -115,7 +117,9 @@ pub fn plan(config: &TrainConfig, device: &Device, ranks: &dyn Ranks) -> Result<
         samples: share.count(),
         steps: config.optimise.steps,
         seconds_per_step,
-        peak_bytes: peak_bytes().map(|peak| peak + (frozen.bytes + to_keep) as u64),
+        peak_bytes: before
+            .zip(peak_bytes())
+            .map(|peaks| frozen.peak_bytes(peaks, to_keep)),
         available_bytes,
     })
 }
@@ -159,7 +163,18 @@ impl Rehearsal<'_> {
 #[derive(Default)]
 struct Frozen {
     values: usize,
+    /// In the memory during the steps.
     bytes: usize,
+    /// In the memory before them, while text encoders read the prompts that are kept on disk.
+    reading_bytes: usize,
+}
+
+impl Frozen {
+    /// The peak of a run, from those of the rehearsal before and after its steps and the photographs still to be decoded.
+    fn peak_bytes(&self, (before, after): (u64, u64), to_keep: usize) -> u64 {
+        let steps = after + (self.bytes + to_keep) as u64;
+        steps.max(before + self.reading_bytes as u64)
+    }
 }
 
 /// The networks that `config` keeps as they are, counted from their configurations.
@@ -192,21 +207,28 @@ fn frozen(config: &TrainConfig, device: &Device) -> Result<Frozen, Error> {
             _ => drop(AnyPrior::from_folder(&folder, &w)?),
         }
         frozen.values += w.count();
-        // Encoders whose words are kept on disk leave the memory before the steps.
-        let leaves = config.data.cache_text && part.starts_with("text_encoder");
-        frozen.bytes += match part {
+        let bytes = match part {
             "vae" => 4 * w.count(),
-            _ if leaves => 0,
             _ => stored_dtype(&folder).size() * w.count(),
         };
+        // Encoders whose words are kept on disk leave the memory before the steps; the network's file is read in these.
+        let text = part.starts_with("text_encoder");
+        if !(text && config.data.cache_text) {
+            frozen.bytes += bytes;
+        }
+        if config.data.cache_text && (text || part == "vae") {
+            frozen.reading_bytes += bytes;
+        }
     }
     Ok(frozen)
 }
 
-/// Weights, both moments, a gradient and the average where there is one: what no step is made without.
-fn least_bytes(trained: usize, frozen_bytes: usize, config: &TrainConfig) -> u64 {
-    let copies = 4 + usize::from(config.optimise.ema_halflife_images > 0.0);
-    (frozen_bytes + 4 * copies * trained) as u64
+/// Weights, both moments, a gradient and the average where there is one: what no step is made without. Before the steps,
+/// without the moments and the gradient, the prompts are read.
+fn least_bytes(trained: usize, frozen: &Frozen, config: &TrainConfig) -> u64 {
+    let copies = 1 + usize::from(config.optimise.ema_halflife_images > 0.0);
+    let steps = frozen.bytes + 4 * (copies + 3) * trained;
+    steps.max(frozen.reading_bytes + 4 * copies * trained) as u64
 }
 
 /// Memory that can be had without swapping, where the system tells it (Linux).
@@ -217,3 +239,6 @@ fn available_bytes() -> Option<u64> {
         .find_map(|line| line.strip_prefix("MemAvailable:"))?;
     Some(1024 * line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,13 +14,16 @@
 //! times in its noise;
 //! the square of its error counts `min(1, s0)^2`: faint noise would make much of a small degradation.
 
+mod feed;
+#[cfg(test)]
+mod tests;
+
 use std::{
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
 };
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
-use kernels::Padding;
+use burn::tensor::{DType, Device, Tensor};
 use pixels::Image;
 use priors::{
     any::{AnyPrior, Architecture},
@@ -28,16 +31,15 @@ use priors::{
     flow::Prior,
     folder::{ENCODER_FILE, Folder, NETWORK_FILE},
     model::PriorModel,
-    scheduler::{Prediction, SchedulerConfig},
+    scheduler::SchedulerConfig,
     text::uncropped,
     vae::AutoencoderKl,
     weights::{Metadata, Precision, Values, Weights, save_safetensors, write_atomically},
 };
-use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use restore::{
     adapter::{
-        AdapterConfig, AdapterFolder, COPIED, ENCODER_FOLDER, LORA_FILE, RestorationAdapter, Scale,
+        AdapterConfig, AdapterFolder, COPIED, ENCODER_FOLDER, LORA_FILE, RestorationAdapter,
         has_encoder, open_encoder,
     },
     denoising::Denoising,
@@ -48,15 +50,20 @@ use restore::{
 };
 
 use super::{
-    Evaluation, Objective, below, encoders::Encoders, image_from_tensor, levels::Levels, noise,
-    pixel_metric, tensor_from_images, text_cache::TextCache,
+    Evaluation, Objective, below,
+    encoders::Encoders,
+    fixed::{Fixed, folder_of},
+    image_from_tensor,
+    levels::Levels,
+    noise, pixel_metric, tensor_from_images,
+    text_cache::TextCache,
 };
 use crate::{
     Error,
-    config::{Metric, Sizes, Stage, Start, TrainConfig},
-    data::{Photos, Place, Sample},
+    config::{Metric, Stage, Start, TrainConfig},
+    data::{Photos, Sample},
     start::{Stored, Take, copy_rest, start_values},
-    walk::{Inputs, Networks, gradients},
+    walk::{Networks, gradients},
 };
 
 /// Pictures the pixel metric is measured on.
@@ -66,6 +73,7 @@ const METRIC_SAMPLES: usize = 8;
 #[derive(Debug)]
 pub struct Denoise {
     config: TrainConfig,
+    fixed: Fixed,
     folder: Folder,
     /// The network where it is frozen, else its shape.
     prior: AnyPrior,
@@ -78,48 +86,6 @@ pub struct Denoise {
     targets: Vec<Target>,
     metric: Option<Tensor<4>>,
     device: Device,
-}
-
-/// Whether what stays fixed is loaded.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Fixed {
-    Loaded,
-    Blank,
-}
-
-impl Fixed {
-    /// The weights as `precision` would hand them out, or zeros of that type.
-    fn precision(self, precision: Precision, folder: &Folder) -> Precision {
-        match (self, precision) {
-            (Self::Loaded, precision) => precision,
-            (Self::Blank, Precision::F32) => Precision::Blank(DType::F32),
-            (Self::Blank, _) => Precision::Blank(stored_dtype(folder)),
-        }
-    }
-}
-
-/// The folder of the model.
-pub(crate) fn folder_of(config: &TrainConfig) -> Result<Folder, Error> {
-    Ok(if config.stage == Stage::Adapter {
-        Folder::open(&config.model)?
-    } else {
-        Folder::Disk(config.model.clone())
-    })
-}
-
-/// The type that the network of `folder` is stored in; the one SDXL and SD3 are published in where there are no weights.
-pub(crate) fn stored_dtype(folder: &Folder) -> DType {
-    let network = Architecture::of(folder).folder();
-    let blank = Weights::blank(&Device::flex());
-    let dtype = AnyPrior::from_folder(folder, &blank).ok().and_then(|_| {
-        let view = folder.view(&format!("{network}/{NETWORK_FILE}")).ok()?;
-        view.dtype(blank.shapes().keys().next()?)
-    });
-    match dtype {
-        Some(DType::F64) => DType::F32,
-        Some(dtype) => dtype,
-        None => DType::F16,
-    }
 }
 
 impl Denoise {
@@ -153,11 +119,13 @@ impl Denoise {
             // In the type they are stored in, in the mapped file.
             let precision = fixed.precision(Precision::Stored, &folder);
             let prior = PriorModel::open(&folder, precision, device)?;
-            let encoders = if config.data.cache_text && fixed == Fixed::Loaded {
-                let cache = TextCache::new(config, &folder, &prior.network, device)?;
-                Encoders::Cached(Box::new(cache))
-            } else {
-                Encoders::Frozen(Box::new(prior.text))
+            let encoders = match (config.data.cache_text, fixed) {
+                (true, Fixed::Loaded) => {
+                    let cache = TextCache::new(config, &folder, &prior.network, device)?;
+                    Encoders::Cached(Box::new(cache))
+                }
+                (true, Fixed::Blank) => Encoders::rehearsed(prior.text),
+                (false, _) => Encoders::Frozen(Box::new(prior.text)),
             };
             (prior.network, encoders)
         } else {
@@ -184,6 +152,7 @@ impl Denoise {
         Ok(Self {
             levels: Levels::new(&scheduler, &config.denoise),
             config: config.clone(),
+            fixed,
             folder,
             prior,
             encoders,
@@ -199,12 +168,12 @@ impl Denoise {
     /// The networks over `w`, frozen ones as they are.
     fn networks(&self, w: &Weights) -> Result<Networks, Error> {
         let (prior, text_encoder) = match &self.encoders {
-            Encoders::Frozen(_) | Encoders::Cached(_) => (self.prior.clone(), None),
             Encoders::Trained { json, .. } => {
                 let path = self.folder.path("text_encoder/config.json");
                 let encoder = ClipText::from_json(json, &path, &w.at("text_encoder"))?;
                 (self.prior.rebuilt(&w.at("unet"))?, Some(encoder))
             }
+            _ => (self.prior.clone(), None),
         };
         let adapter = match &self.config.adapter {
             Some(config) if self.config.stage != Stage::Prior => Some(RestorationAdapter::new(
@@ -227,120 +196,6 @@ impl Denoise {
             adapter,
             lora,
         })
-    }
-
-    /// The low-quality latent of pictures `[b, 3, h, w]`.
-    fn c_lq(&self, lq: Tensor<4>) -> Tensor<4> {
-        let vae = self.robust.as_ref().map_or(&self.vae, |(robust, _)| robust);
-        vae.latent_from_image(lq)
-    }
-
-    /// What the networks get, what they should say, and what each value's error is multiplied with.
-    fn feed(
-        &self,
-        batch: &[Sample],
-        draws: &mut [ChaCha8Rng],
-    ) -> Result<(Inputs, Tensor<4>, Tensor<4>), Error> {
-        let hq: Vec<&Image> = batch.iter().map(|sample| &sample.hq).collect();
-        let lq: Vec<&Image> = batch.iter().map(|sample| &sample.lq).collect();
-        let z_hq = self
-            .vae
-            .latent_from_image(tensor_from_images(&hq, &self.device));
-        let lq = tensor_from_images(&lq, &self.device);
-        let c_lq = self.c_lq(lq.clone());
-        // A target shows the degradation, which a robust encoder does not see.
-        let z_lq = match self.robust {
-            Some(_) => self.vae.latent_from_image(lq),
-            None => c_lq.clone(),
-        };
-        let b = batch.len();
-        let column = |values: Vec<f64>| -> Tensor<4> {
-            let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
-            Tensor::from_data(
-                TensorData::new(values, [b, 1, 1, 1]),
-                (&self.device, DType::F32),
-            )
-        };
-        let (mut data, mut noisy, mut times, mut to_lq, mut skip, mut carried, mut prompts) =
-            (vec![], vec![], vec![], vec![], vec![], vec![], vec![]);
-        for (sample, rng) in batch.iter().zip(draws.iter_mut()) {
-            let level = self.levels.draw(rng);
-            let lq_target = self.config.stage != Stage::Prior
-                && rng.random::<f64>() < self.config.denoise.lq_target;
-            let skipped = self.config.stage == Stage::Joint
-                && rng.random::<f64>() < self.config.denoise.skip_adapter;
-            data.push(level.data);
-            noisy.push(level.noise);
-            times.push(level.t as f32);
-            carried.push(level.carried);
-            to_lq.push(f64::from(u8::from(lq_target)));
-            skip.push(if skipped { 0.0 } else { 1.0 });
-            prompts.push(if lq_target {
-                sample.descriptors.join(", ")
-            } else {
-                sample.caption.clone()
-            });
-        }
-        let to_lq = column(to_lq);
-        let z0 = z_hq.clone() + (z_lq - z_hq) * to_lq;
-        let mut n = noise(z0.dims(), draws, &self.device);
-        let counts = column(carried.iter().map(|&c: &f64| c.max(1.0).recip()).collect());
-        if self.levels.starts_from_lq() {
-            n = n + (c_lq.clone() - z0.clone()) * column(carried);
-        }
-        let (alpha, beta) = (column(data), column(noisy));
-        let x = z0.clone() * alpha.clone() + n.clone() * beta.clone();
-        let target = match self.scheduler.prediction() {
-            Prediction::Flow => n - z0,
-            Prediction::Epsilon => n,
-            Prediction::VPrediction => n * alpha - z0 * beta,
-        };
-        let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
-        let sizes: Vec<_> = batch.iter().map(|sample| self.time_ids(sample)).collect();
-        let text = self.encoders.text(&prompts, &sizes)?;
-        let scale = if self.config.stage == Stage::Joint {
-            Scale::Each(column(skip))
-        } else {
-            Scale::All(1.0)
-        };
-        let t = Tensor::from_data(TensorData::new(times, [b]), (&self.device, DType::F32));
-        Ok((
-            Inputs {
-                x,
-                t,
-                text,
-                c_lq,
-                scale,
-            },
-            target,
-            counts,
-        ))
-    }
-
-    /// What a prior that takes sizes is told about a sample.
-    fn time_ids(&self, sample: &Sample) -> [f32; 6] {
-        let crop = [sample.hq.height, sample.hq.width];
-        match self.config.denoise.sizes {
-            Sizes::Crop => uncropped(crop),
-            Sizes::Photo => {
-                let Place {
-                    photo_px,
-                    corner_px,
-                } = sample.place;
-                let [height, width] = photo_px;
-                let [top, left] = corner_px;
-                [height, width, top, left, crop[0], crop[1]].map(|px| px as f32)
-            }
-        }
-    }
-
-    fn loss(&self, prediction: Tensor<4>, target: Tensor<4>, counts: Tensor<4>) -> Tensor<1> {
-        let error = (prediction - target) * counts;
-        let error = match &self.metric {
-            Some(metric) => kernels::conv2d(error, metric.clone(), None, 1, Padding::same(0)),
-            None => error,
-        };
-        error.square().mean()
     }
 }
 
@@ -404,6 +259,9 @@ impl Objective for Denoise {
                     take: Take::All,
                 });
             }
+        }
+        if self.fixed == Fixed::Blank {
+            stored.clear();
         }
         start_values(
             self.config.start,

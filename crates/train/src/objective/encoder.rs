@@ -25,7 +25,7 @@ use rand_chacha::ChaCha8Rng;
 use restore::adapter::{ENCODER_FOLDER, encoder_file, save_encoder};
 use serde_json::Value;
 
-use super::{Evaluation, Objective, below, image_from_tensor, tensor_from_images};
+use super::{Evaluation, Objective, below, fixed::Fixed, image_from_tensor, tensor_from_images};
 use crate::{
     Error,
     config::{EncoderLoss, EncoderTarget, Start, TrainConfig},
@@ -37,6 +37,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Encoder {
     json: Value,
+    fixed: Fixed,
     folder: Folder,
     /// An adapter's folder whose encoder training goes on from.
     from: Option<Folder>,
@@ -54,11 +55,24 @@ impl Encoder {
     /// # Errors
     /// Missing or unsupported files of the model.
     pub fn new(config: &TrainConfig, device: &Device) -> Result<Self, Error> {
+        Self::over(config, Fixed::Loaded, device)
+    }
+
+    /// The same without weights for a rehearsal: zeros that take no memory in place of the autoencoder.
+    ///
+    /// # Errors
+    /// As [`Self::new`], weights aside.
+    pub(crate) fn blank(config: &TrainConfig, device: &Device) -> Result<Self, Error> {
+        Self::over(config, Fixed::Blank, device)
+    }
+
+    fn over(config: &TrainConfig, fixed: Fixed, device: &Device) -> Result<Self, Error> {
         let folder = Folder::Disk(config.model.clone());
-        let vae = PriorModel::open_vae(&folder, Precision::F32, device)?;
+        let vae = PriorModel::open_vae(&folder, fixed.precision(Precision::F32, &folder), device)?;
         config.check_crop(vae.downscale())?;
         Ok(Self {
             json: folder.json("vae/config.json")?,
+            fixed,
             folder,
             from: config.encoder_model.clone().map(Folder::Disk),
             beside: config.adapter_model.clone(),
@@ -110,6 +124,9 @@ impl Objective for Encoder {
                 file: encoder_file(),
                 take: Take::All,
             });
+        }
+        if self.fixed == Fixed::Blank {
+            stored.clear();
         }
         start_values(Start::Model, &stored, self.seed, &self.device, |w| {
             self.robust(w).map(drop)

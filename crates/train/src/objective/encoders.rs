@@ -1,5 +1,7 @@
 //! Where the text of a batch comes from: the prior's own encoders as they are, or a CLIP that trains with it.
 
+use std::{collections::HashMap, sync::Mutex};
+
 use priors::{
     any::AnyPrior,
     folder::Folder,
@@ -19,6 +21,11 @@ pub(super) enum Encoders {
     Frozen(Box<TextEncoders>),
     /// From what these said before.
     Cached(Box<TextCache>),
+    /// In a rehearsal of [`Self::Cached`]: from encoders that read one prompt for all of its number of pieces.
+    Rehearsed {
+        encoders: Box<TextEncoders>,
+        read: Mutex<HashMap<usize, Encoding>>,
+    },
     /// From a single CLIP that trains.
     Trained {
         json: Value,
@@ -27,6 +34,15 @@ pub(super) enum Encoders {
 }
 
 impl Encoders {
+    /// What stands for a cache in a rehearsal.
+    pub(super) fn rehearsed(encoders: TextEncoders) -> Self {
+        let empty = encoders.encode("", 1, &mut vec![]);
+        Self::Rehearsed {
+            encoders: Box::new(encoders),
+            read: Mutex::new(HashMap::from([(1, empty)])),
+        }
+    }
+
     /// The text encoder that trains with `prior`, and its tokenizer.
     ///
     /// # Errors
@@ -63,6 +79,16 @@ impl Encoders {
                 let pieces = encoders.pieces(prompts);
                 let encode = |prompt: &&str| encoders.encode(prompt, pieces, &mut vec![]);
                 let batch = prompts.iter().map(encode).collect();
+                let time_ids = encoders.takes_sizes().then_some(time_ids);
+                Text::Encoded(Encoding::join(batch, time_ids))
+            }
+            Self::Rehearsed { encoders, read } => {
+                let pieces = encoders.pieces(prompts);
+                let mut read = read.lock().expect("no panic while held");
+                let encoding = read
+                    .entry(pieces)
+                    .or_insert_with(|| encoders.encode("", pieces, &mut vec![]));
+                let batch = vec![encoding.clone(); prompts.len()];
                 let time_ids = encoders.takes_sizes().then_some(time_ids);
                 Text::Encoded(Encoding::join(batch, time_ids))
             }

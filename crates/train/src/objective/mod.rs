@@ -4,6 +4,7 @@ mod block_code;
 mod denoise;
 mod encoder;
 mod encoders;
+mod fixed;
 mod levels;
 mod metric;
 mod text_cache;
@@ -18,8 +19,8 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 pub use denoise::Denoise;
-pub(crate) use denoise::{folder_of, stored_dtype};
 pub use encoder::Encoder;
+pub(crate) use fixed::{folder_of, stored_dtype};
 pub use metric::pixel_metric;
 pub use vae::Vae;
 
