@@ -123,6 +123,19 @@ fn a_header_says_what_a_file_is() {
 }
 
 #[test]
+fn a_header_whose_length_looks_like_a_pickle_is_read() {
+    for length in [640_usize, 896, 1152, 1408] {
+        let mut header = br#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#.to_vec();
+        header.resize(length, b' ');
+        let mut bytes = (length as u64).to_le_bytes().to_vec();
+        bytes.extend(header);
+        bytes.extend([0; 4]);
+        let file = SafetensorsFile::from_bytes(bytes.into(), Path::new("x.safetensors"));
+        assert!(file.expect("opens").has("a"), "{length}");
+    }
+}
+
+#[test]
 fn the_wrong_model_is_named_in_one_line() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = folder.path();
