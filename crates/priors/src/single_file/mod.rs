@@ -45,6 +45,9 @@ pub struct SingleFile {
 /// T5's tokenizer in a diffusers folder, and beside a checkpoint or beside its folder.
 const T5_TOKENIZER: &str = "tokenizer_3/tokenizer.json";
 
+/// The key of an SDXL checkpoint whose network predicts v.
+const V_PREDICTION: &str = "v_pred";
+
 /// The sub-folders with weights besides the network's.
 const SDXL_PARTS: &[&str] = &["vae", "text_encoder", "text_encoder_2"];
 const SD3_PARTS: &[&str] = &["vae", "text_encoder", "text_encoder_2", "text_encoder_3"];
@@ -60,6 +63,7 @@ impl SingleFile {
         let Some(configs) = known::files(kind) else {
             return Err(Error::unsupported(path, kind.refusal()));
         };
+        let configs = objective(&file, kind, configs)?;
         let (network, others) = match kind {
             Kind::SdxlBase => ("unet", SDXL_PARTS),
             _ => ("transformer", SD3_PARTS),
@@ -153,6 +157,44 @@ impl SingleFile {
             "{part} is neither in this file nor beside it; put the model's own into {place}/ beside the file or into ComfyUI's {place}/"
         );
         Error::input(&self.path, what)
+    }
+}
+
+/// The configurations of what the network was trained for, which SDXL checkpoints say by keys without a meaning of their own, as
+/// ComfyUI reads them.
+fn objective(
+    file: &SafetensorsFile,
+    kind: Kind,
+    configs: &'static [(&'static str, &'static [u8])],
+) -> Result<&'static [(&'static str, &'static [u8])], Error> {
+    let others = [
+        (
+            "edm_mean",
+            "this is Playground 2.5 or alike, trained on EDM's noise levels",
+        ),
+        (
+            "edm_std",
+            "this is Playground 2.5 or alike, trained on EDM's noise levels",
+        ),
+        (
+            "edm_vpred.sigma_max",
+            "this is CosXL or alike, trained on EDM's noise levels",
+        ),
+        (
+            "ztsnr",
+            "it was trained down to a signal-to-noise ratio of zero",
+        ),
+    ];
+    let mut others = others.iter().filter(|_| kind == Kind::SdxlBase);
+    match others.find(|(key, _)| file.has(key)) {
+        Some((key, what)) => {
+            let what = format!(
+                "holds {key}: {what}, which is not supported; reclair restores with SDXL or SD3"
+            );
+            Err(Error::unsupported(file.path(), what))
+        }
+        None if kind == Kind::SdxlBase && file.has(V_PREDICTION) => Ok(known::SDXL_V),
+        None => Ok(configs),
     }
 }
 

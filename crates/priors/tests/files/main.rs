@@ -6,6 +6,8 @@ use burn::tensor::{DType, Device, TensorData};
 use priors::{
     folder::Folder,
     kind::Kind,
+    model::PriorModel,
+    scheduler::Prediction,
     weights::{Init, Precision, SafetensorsFile, Values, save_safetensors},
 };
 use serde_json::{Value, json};
@@ -343,4 +345,37 @@ fn shards_variants_and_the_cache_are_found() {
     assert!(refused(found.view(file)).contains("no safetensors file beside it"));
     index(json!({"a": "gone.safetensors"}));
     assert!(refused(found.view(file)).contains("gone.safetensors"));
+}
+
+#[test]
+fn a_checkpoint_says_what_its_network_predicts() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("sdxl.safetensors");
+    let open = |key: &str| {
+        write_header(&path, &[&SDXL_UNET[..], &[(key, &[])]].concat());
+        Folder::open(&path)
+    };
+    let prediction = |key: &str| {
+        let scheduler = PriorModel::open_scheduler(&open(key).expect("opens"));
+        scheduler.expect("supported").prediction()
+    };
+    assert_eq!(prediction("another"), Prediction::Epsilon);
+    assert_eq!(prediction("v_pred"), Prediction::VPrediction);
+    for (key, says) in [
+        ("edm_mean", "Playground 2.5"),
+        ("edm_std", "Playground 2.5"),
+        ("edm_vpred.sigma_max", "CosXL"),
+        ("ztsnr", "ratio of zero"),
+    ] {
+        let line = refused(open(key));
+        assert!(line.contains(key) && line.contains(says), "{line}");
+    }
+    // The key may be left over in a U-Net without a prefix.
+    let w = open("v_pred").expect("opens");
+    let unet = "unet/diffusion_pytorch_model.safetensors";
+    let unused = w.view(unet).expect("opens").unused(&Default::default());
+    assert!(
+        !unused.is_empty() && !unused.contains(&"v_pred".to_owned()),
+        "{unused:?}"
+    );
 }
