@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::shards;
 use crate::{
     Error, json,
-    single_file::SingleFile,
+    single_file::{EncoderNames, SingleFile},
     tokenizer::ClipTokenizer,
     weights::{Edit, Precision, SafetensorsFile, View, Weights},
 };
@@ -101,7 +101,16 @@ impl Folder {
     /// As [`Folder::weights`].
     pub fn view(&self, file: &str) -> Result<View, Error> {
         match self {
-            Self::Disk(folder) => shards::open(folder, file),
+            Self::Disk(folder) => {
+                let view = shards::open(folder, file)?;
+                // Older versions of transformers saved what is no parameter.
+                let encoder = file.starts_with("text_encoder");
+                Ok(if encoder {
+                    view.renamed(Arc::new(EncoderNames::Own))
+                } else {
+                    view
+                })
+            }
             Self::Embedded(_) => {
                 let file = SafetensorsFile::from_bytes(self.read(file)?, &self.path(file))?;
                 Ok(View::plain(vec![file]))

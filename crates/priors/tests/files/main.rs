@@ -379,3 +379,26 @@ fn a_checkpoint_says_what_its_network_predicts() {
         "{unused:?}"
     );
 }
+
+#[test]
+fn a_text_encoder_may_hold_its_positions_ids() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let tensors: [(&str, &[usize]); 2] = [
+        ("text_model.embeddings.position_ids", &[1, 77]),
+        ("text_model.final_layer_norm.bias", &[4]),
+    ];
+    for part in ["text_encoder", "unet"] {
+        write_header(
+            &folder.path().join(part).join("model.safetensors"),
+            &tensors,
+        );
+        let found = Folder::Disk(folder.path().to_owned());
+        let file = format!("{part}/model.safetensors");
+        let w = found
+            .weights(&file, Precision::F32, &Device::flex())
+            .expect("opens");
+        w.tensor::<1>("text_model.final_layer_norm.bias", [4], Init::Zeros)
+            .expect("there");
+        assert_eq!(w.finish().is_ok(), part == "text_encoder", "{part}");
+    }
+}
