@@ -159,7 +159,8 @@ impl Folder {
         }
     }
 
-    /// The CLIP tokenizer in the sub-folder `part` for an encoder of `length` positions; OpenAI's where there is no vocabulary.
+    /// The CLIP tokenizer in the sub-folder `part` for an encoder of `length` positions: from `vocab.json` and
+    /// `merges.txt`, else from `tokenizer.json`; OpenAI's where there is no vocabulary.
     ///
     /// # Errors
     /// Missing files, or files that do not fit together.
@@ -167,7 +168,12 @@ impl Folder {
         let file = |name: &str| format!("{part}/{name}");
         let config = self.json(&file("tokenizer_config.json"))?;
         if !self.has(&file("vocab.json")) && !self.has(&file("merges.txt")) {
-            return ClipTokenizer::embedded(&config, length);
+            let whole = file("tokenizer.json");
+            return if self.has(&whole) {
+                ClipTokenizer::from_json(&self.read(&whole)?, &config, length, &self.path(&whole))
+            } else {
+                ClipTokenizer::embedded(&config, length)
+            };
         }
         ClipTokenizer::new(
             &self.read(&file("vocab.json"))?,
