@@ -405,6 +405,11 @@ impl Alphas {
         })
     }
 
+    /// Whether some modules differ from the others.
+    pub(crate) fn differ(&self) -> bool {
+        !self.each.is_empty()
+    }
+
     /// The alpha of a module of this rank by which `alpha / r` is its scale; none where nothing is said.
     pub(crate) fn of_module(&self, module: &str, rank: usize) -> Option<f64> {
         // PEFT takes the first pattern that is the module's path or its end.
