@@ -184,6 +184,14 @@ impl Folder {
         )
     }
 
+    /// A line about what was found with a checkpoint and is not used.
+    pub fn left_out(&self) -> Option<String> {
+        match self.below() {
+            Self::Single(single) => single.left_out(),
+            _ => None,
+        }
+    }
+
     /// The folder without what is done to it.
     pub fn below(&self) -> &Self {
         match self {

@@ -40,6 +40,8 @@ pub struct SingleFile {
     parts: BTreeMap<&'static str, View>,
     /// T5's tokenizer, which the program does not have.
     t5_tokenizer: Option<PathBuf>,
+    /// The file with T5, where its tokenizer is missing.
+    t5_left_out: Option<PathBuf>,
 }
 
 /// T5's tokenizer in a diffusers folder, and beside a checkpoint or beside its folder.
@@ -82,15 +84,17 @@ impl SingleFile {
         let folder = path.parent().unwrap_or(Path::new(""));
         let places = ["", ".."].map(|place| folder.join(place).join(T5_TOKENIZER));
         let t5_tokenizer = places.into_iter().find(|path| path.is_file());
-        if t5_tokenizer.is_none() {
-            parts.remove("text_encoder_3");
-        }
+        let t5_left_out = match t5_tokenizer {
+            None => parts.remove("text_encoder_3"),
+            Some(_) => None,
+        };
         Ok(Self {
             path: path.to_owned(),
             kind,
             configs,
             parts,
             t5_tokenizer,
+            t5_left_out: t5_left_out.map(|view| view.path().to_owned()),
         })
     }
 
@@ -102,6 +106,16 @@ impl SingleFile {
     /// The sub-folders that were found.
     pub fn parts(&self) -> impl Iterator<Item = &'static str> {
         self.parts.keys().copied()
+    }
+
+    /// A line about what was found and is not used.
+    pub fn left_out(&self) -> Option<String> {
+        let t5 = self.t5_left_out.as_ref()?;
+        Some(format!(
+            "{}: T5 is left out, as its tokenizer is missing; put the model's {T5_TOKENIZER} beside {}",
+            t5.display(),
+            self.path.display()
+        ))
     }
 
     /// The configurations of its model: relative path and contents.

@@ -292,9 +292,16 @@ fn t5_counts_where_its_tokenizer_is() {
     let has = |file: &str| Folder::open(&path).expect("opens").has(file);
     assert!(has("text_encoder/config.json") && !has("text_encoder_2/config.json"));
     assert!(!has("text_encoder_3/config.json") && !has("text_encoder_3/model.safetensors"));
+    let left_out = || Folder::open(&path).expect("opens").left_out();
+    let line = left_out().expect("T5 is in the file");
+    assert!(
+        line.contains("sd3.safetensors") && line.contains("tokenizer_3/tokenizer.json"),
+        "{line}"
+    );
     std::fs::create_dir(folder.path().join("tokenizer_3")).expect("makes the folder");
     std::fs::write(folder.path().join("tokenizer_3/tokenizer.json"), "{}").expect("writes");
     assert!(has("text_encoder_3/config.json") && has("text_encoder_3/model.safetensors"));
+    assert_eq!(left_out(), None);
     let found = Folder::open(&path).expect("opens");
     assert_eq!(
         found.json("tokenizer_3/tokenizer.json").expect("JSON"),
