@@ -44,6 +44,8 @@ pub(crate) fn only(
                 .map(Value::to_string)
                 .collect::<Vec<_>>()
                 .join(" or ");
+            // What was given may be long.
+            let got: String = got.to_string().chars().take(100).collect();
             let what =
                 format!("\"{key}\": {got} is not supported, only {allowed}; use another model");
             Err(Error::unsupported(origin, what))

@@ -210,7 +210,7 @@ fn open_clip(
     let tokenizer = folder.clip_tokenizer(&place, encoder.config().max_position_embeddings)?;
     fits(
         folder,
-        &format!("{place}/vocab.json"),
+        &place,
         tokenizer.largest_id(),
         encoder.config().vocab_size,
     )?;

@@ -76,50 +76,199 @@ pub enum SchedulerConfig {
     },
 }
 
+/// The most training timesteps; known priors have 1,000.
+const MOST_STEPS: usize = 100_000;
+
+/// diffusers' schedulers of discrete diffusion: they walk the same noise levels, each by its own rule.
+const DIFFUSION: [&str; 18] = [
+    "DDIMParallelScheduler",
+    "DDIMScheduler",
+    "DDPMParallelScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSDEScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LCMScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "TCDScheduler",
+    "UniPCMultistepScheduler",
+];
+
+/// diffusers' schedulers of flow matching.
+const FLOW: [&str; 3] = [
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "FlowMatchLCMScheduler",
+];
+
+/// Keys that change how the levels are laid out or what a step does, and the values that are what we do. An empty list: false.
+/// What only one of diffusers' own samplers looks at (`solver_order`, `eta`, `skip_prk_steps`, `lower_order_final` and the like) is
+/// passed over: the sampler is ours.
+const WALKS: [(&str, &[&str]); 11] = [
+    ("use_karras_sigmas", &[]),
+    ("use_exponential_sigmas", &[]),
+    ("use_beta_sigmas", &[]),
+    ("use_lu_lambdas", &[]),
+    ("clip_sample", &[]),
+    ("thresholding", &[]),
+    ("stochastic_sampling", &[]),
+    ("timestep_type", &["discrete"]),
+    ("interpolation_type", &["linear"]),
+    ("final_sigmas_type", &["zero"]),
+    (
+        "variance_type",
+        &[
+            "fixed_small",
+            "fixed_small_log",
+            "fixed_large",
+            "fixed_large_log",
+        ],
+    ),
+];
+
+/// The error of a value that is of the wrong type or out of range.
+fn bad(origin: &Path, key: &str, got: &Value, wanted: &str) -> Error {
+    // What was given may be long.
+    let got: String = got.to_string().chars().take(40).collect();
+    let what =
+        format!("\"{key}\": {got} should be {wanted}; take the file from the model's own folder");
+    Error::input(origin, what)
+}
+
+/// A number within a range, both ends included.
+fn number(
+    value: &Value,
+    origin: &Path,
+    key: &str,
+    default: f64,
+    (least, most): (f64, f64),
+) -> Result<f64, Error> {
+    let Some(got) = value.get(key) else {
+        return Ok(default);
+    };
+    let within = got.as_f64().filter(|x| (least..=most).contains(x));
+    within.ok_or_else(|| bad(origin, key, got, &format!("a number of {least} to {most}")))
+}
+
+/// A whole number within a range, both ends included.
+fn whole(
+    value: &Value,
+    origin: &Path,
+    key: &str,
+    default: usize,
+    (least, most): (usize, usize),
+) -> Result<usize, Error> {
+    let Some(got) = value.get(key) else {
+        return Ok(default);
+    };
+    let n = got.as_u64().and_then(|n| usize::try_from(n).ok());
+    let within = n.filter(|n| (least..=most).contains(n));
+    within.ok_or_else(|| {
+        bad(
+            origin,
+            key,
+            got,
+            &format!("a whole number of {least} to {most}"),
+        )
+    })
+}
+
+/// Refuses a key of [`WALKS`] that says something else than what we do.
+fn walk(value: &Value, origin: &Path, key: &str, allowed: &[&str]) -> Result<(), Error> {
+    let got = match value.get(key) {
+        None | Some(Value::Null) => return Ok(()),
+        Some(Value::Bool(false)) if allowed.is_empty() => return Ok(()),
+        Some(Value::String(word)) if allowed.contains(&word.as_str()) => return Ok(()),
+        Some(got) => got,
+    };
+    let got: String = got.to_string().chars().take(40).collect();
+    let what = format!(
+        "\"{key}\": {got} is not supported; set it to {} in this file",
+        allowed
+            .first()
+            .map_or("false".to_owned(), |word| format!("\"{word}\""))
+    );
+    Err(Error::unsupported(origin, what))
+}
+
 impl SchedulerConfig {
     /// Reads `scheduler_config.json`.
     ///
     /// # Errors
-    /// A schedule that is not supported.
+    /// A schedule that is not supported, or a value of the wrong type or out of range.
     pub fn from_json(value: &Value, origin: &Path) -> Result<Self, Error> {
-        let number =
-            |key: &str, default: f64| value.get(key).and_then(Value::as_f64).unwrap_or(default);
-        let train_timesteps = number("num_train_timesteps", 1000.0) as usize;
         let class = value
             .get("_class_name")
             .and_then(Value::as_str)
             .unwrap_or_default();
-        if class.starts_with("FlowMatch") {
+        let flow = FLOW.contains(&class);
+        if !flow && !DIFFUSION.contains(&class) {
+            let class: String = class.chars().take(40).collect();
+            let what = format!(
+                "\"_class_name\": {class:?} is no noise schedule that reclair knows; use a prior of SDXL or SD3"
+            );
+            return Err(Error::unsupported(origin, what));
+        }
+        for (key, allowed) in WALKS {
+            walk(value, origin, key, allowed)?;
+        }
+        let train_timesteps = whole(value, origin, "num_train_timesteps", 1000, (1, MOST_STEPS))?;
+        let of =
+            |key: &str, default: &str| value.get(key).cloned().unwrap_or_else(|| json!(default));
+        if flow {
             json::only(value, origin, "use_dynamic_shifting", &[json!(false)])?;
-            let spacing = value
-                .get("timestep_spacing")
-                .cloned()
-                .unwrap_or_else(|| json!("linspace"));
-            let spacing: Spacing = json::config(&spacing, origin)?;
+            json::only(value, origin, "shift_terminal", &[Value::Null])?;
+            json::only(value, origin, "invert_sigmas", &[json!(false)])?;
+            let layouts = ["linspace", "trailing"].map(Value::from);
+            json::only(value, origin, "timestep_spacing", &layouts)?;
             return Ok(Self::Flow {
                 train_timesteps,
-                shift: number("shift", 1.0),
-                spacing,
+                shift: number(value, origin, "shift", 1.0, (1e-3, 1e3))?,
+                spacing: json::config(&of("timestep_spacing", "linspace"), origin)?,
             });
         }
         json::only(value, origin, "beta_schedule", &[json!("scaled_linear")])?;
         json::only(value, origin, "trained_betas", &[Value::Null])?;
         json::only(value, origin, "rescale_betas_zero_snr", &[json!(false)])?;
-        let of =
-            |key: &str, default: &str| value.get(key).cloned().unwrap_or_else(|| json!(default));
-        let prediction: Prediction = json::config(&of("prediction_type", "epsilon"), origin)?;
-        let spacing: Spacing = json::config(&of("timestep_spacing", "leading"), origin)?;
+        json::only(value, origin, "use_flow_sigmas", &[json!(false)])?;
+        let predictions = [json!("epsilon"), json!("v_prediction")];
+        json::only(value, origin, "prediction_type", &predictions)?;
+        let beta = |key, default| number(value, origin, key, default, (1e-8, 1.0 - 1e-8));
+        let (beta_start, beta_end) = (beta("beta_start", 0.000_85)?, beta("beta_end", 0.012)?);
+        // The last mixture must still hold some of the picture: sigma stays below 10,000.
+        let (first, last) = (beta_start.sqrt(), beta_end.sqrt());
+        let left = |i: usize| {
+            let at = i as f64 / (train_timesteps.max(2) - 1) as f64;
+            (-(first + (last - first) * at).powi(2)).ln_1p()
+        };
+        if (0..train_timesteps).map(left).sum::<f64>() < 1e-8_f64.ln() {
+            let what = format!(
+                "{train_timesteps} steps of beta {beta_start} to {beta_end} leave nothing of the picture; take the file from the model's own folder"
+            );
+            return Err(Error::input(origin, what));
+        }
+        let layouts = ["leading", "trailing", "linspace", "legacy"].map(Value::from);
+        json::only(value, origin, "timestep_spacing", &layouts)?;
+        let end = match value.get("set_alpha_to_one") {
+            Some(Value::Bool(false)) => End::FirstTimestep,
+            None | Some(Value::Bool(true)) => End::Clean,
+            Some(other) => return Err(bad(origin, "set_alpha_to_one", other, "true or false")),
+        };
         Ok(Self::Diffusion {
             train_timesteps,
-            beta_start: number("beta_start", 0.000_85),
-            beta_end: number("beta_end", 0.012),
-            prediction,
-            spacing,
-            steps_offset: number("steps_offset", 0.0) as usize,
-            end: match value.get("set_alpha_to_one") {
-                Some(Value::Bool(false)) => End::FirstTimestep,
-                _ => End::Clean,
-            },
+            beta_start,
+            beta_end,
+            prediction: json::config(&of("prediction_type", "epsilon"), origin)?,
+            spacing: json::config(&of("timestep_spacing", "leading"), origin)?,
+            steps_offset: whole(value, origin, "steps_offset", 0, (0, train_timesteps))?,
+            end,
         })
     }
 
@@ -138,5 +287,51 @@ impl SchedulerConfig {
             Self::Diffusion { prediction, .. } => *prediction,
             Self::Flow { .. } => Prediction::Flow,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(value: &Value) -> Result<SchedulerConfig, Error> {
+        SchedulerConfig::from_json(value, Path::new("scheduler_config.json"))
+    }
+
+    #[test]
+    fn real_schedulers_are_read() {
+        let mut sdxl: Value =
+            serde_json::from_str(include_str!("known/sdxl/scheduler.json")).expect("JSON");
+        let first = read(&sdxl).expect("SDXL's");
+        for class in DIFFUSION {
+            sdxl["_class_name"] = class.into();
+            assert_eq!(read(&sdxl).expect(class), first);
+        }
+        // As DPM-Solver's is saved.
+        let more = json!({
+            "solver_order": 2, "algorithm_type": "dpmsolver++", "lambda_min_clipped": "-Infinity", "variance_type": null,
+            "final_sigmas_type": "zero", "euler_at_final": true, "use_lu_lambdas": null, "sigma_min": null,
+            "rescale_betas_zero_snr": false, "dynamic_thresholding_ratio": 0.995, "_diffusers_version": "0.29.0",
+        });
+        for (key, value) in more.as_object().expect("an object") {
+            sdxl[key] = value.clone();
+        }
+        assert_eq!(read(&sdxl).expect("DPM-Solver's"), first);
+        sdxl["prediction_type"] = "v_prediction".into();
+        let v = read(&sdxl).expect("a v-prediction one");
+        assert_eq!(v.prediction(), Prediction::VPrediction);
+        let sd3 = json!({
+            "_class_name": "FlowMatchEulerDiscreteScheduler", "base_image_seq_len": 256, "base_shift": 0.5,
+            "invert_sigmas": false, "max_image_seq_len": 4096, "max_shift": 1.15, "num_train_timesteps": 1000,
+            "shift": 3.0, "shift_terminal": null, "stochastic_sampling": false, "time_shift_type": "exponential",
+            "use_beta_sigmas": false, "use_dynamic_shifting": false, "use_exponential_sigmas": false,
+            "use_karras_sigmas": false,
+        });
+        let wanted = SchedulerConfig::Flow {
+            train_timesteps: 1000,
+            shift: 3.0,
+            spacing: Spacing::Linspace,
+        };
+        assert_eq!(read(&sd3).expect("SD3's"), wanted);
     }
 }

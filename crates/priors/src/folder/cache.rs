@@ -1,7 +1,7 @@
 //! Hugging Face's cache: a repository's id and revision, and where it and its snapshots are on disk.
 //!
-//! The layout is huggingface_hub's: `models--OWNER--NAME/{blobs, refs, snapshots}` under `HF_HUB_CACHE`, else `HF_HOME/hub`, else
-//! `~/.cache/huggingface/hub`. A snapshot is a folder named by its commit, a ref a file that holds a commit.
+//! The layout is huggingface_hub's: `models--OWNER--NAME/{blobs, refs, snapshots}` under `HF_HUB_CACHE`, else
+//! `HUGGINGFACE_HUB_CACHE`, else `HF_HOME/hub`, else `huggingface/hub` under `XDG_CACHE_HOME` or `~/.cache`. A snapshot is a folder named by its commit, a ref a file that holds a commit.
 
 use std::path::{Path, PathBuf};
 
@@ -79,17 +79,28 @@ fn is_plain(part: &str) -> bool {
 
 /// The hub's cache, from the environment.
 pub fn hub_cache() -> Option<PathBuf> {
-    let env = |name: &str| {
+    hub_cache_of(&|name| {
         let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
         Some(PathBuf::from(value))
+    })
+}
+
+/// As huggingface_hub's `constants.py` finds it.
+fn hub_cache_of(env: &dyn Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    let home = || env("HOME").or_else(|| env("USERPROFILE"));
+    let expanded = |path: PathBuf| match path.strip_prefix("~") {
+        Ok(rest) => home().map_or(path.clone(), |home| home.join(rest)),
+        Err(_) => path,
     };
-    let home = || {
-        let home = env("HOME").or(env("USERPROFILE"))?;
-        Some(home.join(".cache/huggingface/hub"))
+    let caches = || {
+        let own = || home().map(|home| home.join(".cache"));
+        env("XDG_CACHE_HOME").or_else(own)
     };
+    let hugging_face = || env("HF_HOME").or_else(|| Some(caches()?.join("huggingface")));
     env("HF_HUB_CACHE")
-        .or_else(|| env("HF_HOME").map(|home| home.join("hub")))
-        .or_else(home)
+        .or_else(|| env("HUGGINGFACE_HUB_CACHE"))
+        .or_else(|| Some(hugging_face()?.join("hub")))
+        .map(expanded)
 }
 
 /// The snapshot in the `repository`'s folder that `revision`, a ref or a commit, names.
@@ -143,7 +154,40 @@ impl Folder {
 
 #[cfg(test)]
 mod tests {
-    use super::Repository;
+    use std::path::{Path, PathBuf};
+
+    use super::{Repository, hub_cache_of};
+
+    #[test]
+    fn the_cache_is_where_huggingface_hub_has_it() {
+        let found = |set: &[(&str, &str)]| {
+            hub_cache_of(&|name| {
+                let mut set = set.iter();
+                let (_, value) = set.find(|(key, _)| *key == name)?;
+                Some(PathBuf::from(value))
+            })
+        };
+        let all = [
+            ("HF_HUB_CACHE", "/a"),
+            ("HUGGINGFACE_HUB_CACHE", "/b"),
+            ("HF_HOME", "/c"),
+            ("XDG_CACHE_HOME", "/d"),
+            ("HOME", "/e"),
+        ];
+        let wanted = [
+            "/a",
+            "/b",
+            "/c/hub",
+            "/d/huggingface/hub",
+            "/e/.cache/huggingface/hub",
+        ];
+        for (i, wanted) in wanted.iter().enumerate() {
+            assert_eq!(found(&all[i..]).as_deref(), Some(Path::new(wanted)));
+        }
+        assert_eq!(found(&[]), None);
+        let home = found(&[("HF_HOME", "~/models"), ("HOME", "/e")]);
+        assert_eq!(home.as_deref(), Some(Path::new("/e/models/hub")));
+    }
 
     #[test]
     fn an_id_may_name_a_revision_and_never_leaves_the_cache() {

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::shards;
 use crate::{
     Error, json,
-    single_file::SingleFile,
+    single_file::{EncoderNames, SingleFile},
     tokenizer::ClipTokenizer,
     weights::{Edit, Precision, SafetensorsFile, View, Weights},
 };
@@ -101,7 +101,16 @@ impl Folder {
     /// As [`Folder::weights`].
     pub fn view(&self, file: &str) -> Result<View, Error> {
         match self {
-            Self::Disk(folder) => shards::open(folder, file),
+            Self::Disk(folder) => {
+                let view = shards::open(folder, file)?;
+                // Older versions of transformers saved what is no parameter.
+                let encoder = file.starts_with("text_encoder");
+                Ok(if encoder {
+                    view.renamed(Arc::new(EncoderNames::Own))
+                } else {
+                    view
+                })
+            }
             Self::Embedded(_) => {
                 let file = SafetensorsFile::from_bytes(self.read(file)?, &self.path(file))?;
                 Ok(View::plain(vec![file]))
@@ -150,7 +159,8 @@ impl Folder {
         }
     }
 
-    /// The CLIP tokenizer in the sub-folder `part` for an encoder of `length` positions; OpenAI's where there is no vocabulary.
+    /// The CLIP tokenizer in the sub-folder `part` for an encoder of `length` positions: from `vocab.json` and
+    /// `merges.txt`, else from `tokenizer.json`; OpenAI's where there is no vocabulary.
     ///
     /// # Errors
     /// Missing files, or files that do not fit together.
@@ -158,7 +168,12 @@ impl Folder {
         let file = |name: &str| format!("{part}/{name}");
         let config = self.json(&file("tokenizer_config.json"))?;
         if !self.has(&file("vocab.json")) && !self.has(&file("merges.txt")) {
-            return ClipTokenizer::embedded(&config, length);
+            let whole = file("tokenizer.json");
+            return if self.has(&whole) {
+                ClipTokenizer::from_json(&self.read(&whole)?, &config, length, &self.path(&whole))
+            } else {
+                ClipTokenizer::embedded(&config, length)
+            };
         }
         ClipTokenizer::new(
             &self.read(&file("vocab.json"))?,
@@ -167,6 +182,14 @@ impl Folder {
             length,
             &self.path(part),
         )
+    }
+
+    /// A line about what was found with a checkpoint and is not used.
+    pub fn left_out(&self) -> Option<String> {
+        match self.below() {
+            Self::Single(single) => single.left_out(),
+            _ => None,
+        }
     }
 
     /// The folder without what is done to it.

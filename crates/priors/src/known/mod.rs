@@ -15,16 +15,24 @@ macro_rules! files {
     ($($path:literal <- $file:literal),+ $(,)?) => { &[$(($path, include_bytes!($file))),+] };
 }
 
-static SDXL: Files = files![
-    "model_index.json" <- "sdxl/model_index.json",
-    "scheduler/scheduler_config.json" <- "sdxl/scheduler.json",
-    "text_encoder/config.json" <- "sdxl/text_encoder.json",
-    "text_encoder_2/config.json" <- "sdxl/text_encoder_2.json",
-    "tokenizer/tokenizer_config.json" <- "sdxl/tokenizer.json",
-    "tokenizer_2/tokenizer_config.json" <- "sdxl/tokenizer_2.json",
-    "unet/config.json" <- "sdxl/unet.json",
-    "vae/config.json" <- "sdxl/vae.json",
-];
+macro_rules! sdxl {
+    ($scheduler:literal) => {
+        files![
+            "model_index.json" <- "sdxl/model_index.json",
+            "scheduler/scheduler_config.json" <- $scheduler,
+            "text_encoder/config.json" <- "sdxl/text_encoder.json",
+            "text_encoder_2/config.json" <- "sdxl/text_encoder_2.json",
+            "tokenizer/tokenizer_config.json" <- "sdxl/tokenizer.json",
+            "tokenizer_2/tokenizer_config.json" <- "sdxl/tokenizer_2.json",
+            "unet/config.json" <- "sdxl/unet.json",
+            "vae/config.json" <- "sdxl/vae.json",
+        ]
+    };
+}
+
+static SDXL: Files = sdxl!("sdxl/scheduler.json");
+/// SDXL trained on to predict v.
+pub(crate) static SDXL_V: Files = sdxl!("sdxl/scheduler_v.json");
 
 macro_rules! sd3 {
     ($transformer:literal) => {

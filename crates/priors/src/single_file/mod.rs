@@ -40,10 +40,15 @@ pub struct SingleFile {
     parts: BTreeMap<&'static str, View>,
     /// T5's tokenizer, which the program does not have.
     t5_tokenizer: Option<PathBuf>,
+    /// The file with T5, where its tokenizer is missing.
+    t5_left_out: Option<PathBuf>,
 }
 
 /// T5's tokenizer in a diffusers folder, and beside a checkpoint or beside its folder.
 const T5_TOKENIZER: &str = "tokenizer_3/tokenizer.json";
+
+/// The key of an SDXL checkpoint whose network predicts v.
+const V_PREDICTION: &str = "v_pred";
 
 /// The sub-folders with weights besides the network's.
 const SDXL_PARTS: &[&str] = &["vae", "text_encoder", "text_encoder_2"];
@@ -60,6 +65,7 @@ impl SingleFile {
         let Some(configs) = known::files(kind) else {
             return Err(Error::unsupported(path, kind.refusal()));
         };
+        let configs = objective(&file, kind, configs)?;
         let (network, others) = match kind {
             Kind::SdxlBase => ("unet", SDXL_PARTS),
             _ => ("transformer", SD3_PARTS),
@@ -78,15 +84,17 @@ impl SingleFile {
         let folder = path.parent().unwrap_or(Path::new(""));
         let places = ["", ".."].map(|place| folder.join(place).join(T5_TOKENIZER));
         let t5_tokenizer = places.into_iter().find(|path| path.is_file());
-        if t5_tokenizer.is_none() {
-            parts.remove("text_encoder_3");
-        }
+        let t5_left_out = match t5_tokenizer {
+            None => parts.remove("text_encoder_3"),
+            Some(_) => None,
+        };
         Ok(Self {
             path: path.to_owned(),
             kind,
             configs,
             parts,
             t5_tokenizer,
+            t5_left_out: t5_left_out.map(|view| view.path().to_owned()),
         })
     }
 
@@ -98,6 +106,16 @@ impl SingleFile {
     /// The sub-folders that were found.
     pub fn parts(&self) -> impl Iterator<Item = &'static str> {
         self.parts.keys().copied()
+    }
+
+    /// A line about what was found and is not used.
+    pub fn left_out(&self) -> Option<String> {
+        let t5 = self.t5_left_out.as_ref()?;
+        Some(format!(
+            "{}: T5 is left out, as its tokenizer is missing; put the model's {T5_TOKENIZER} beside {}",
+            t5.display(),
+            self.path.display()
+        ))
     }
 
     /// The configurations of its model: relative path and contents.
@@ -153,6 +171,44 @@ impl SingleFile {
             "{part} is neither in this file nor beside it; put the model's own into {place}/ beside the file or into ComfyUI's {place}/"
         );
         Error::input(&self.path, what)
+    }
+}
+
+/// The configurations of what the network was trained for, which SDXL checkpoints say by keys without a meaning of their own, as
+/// ComfyUI reads them.
+fn objective(
+    file: &SafetensorsFile,
+    kind: Kind,
+    configs: &'static [(&'static str, &'static [u8])],
+) -> Result<&'static [(&'static str, &'static [u8])], Error> {
+    let others = [
+        (
+            "edm_mean",
+            "this is Playground 2.5 or alike, trained on EDM's noise levels",
+        ),
+        (
+            "edm_std",
+            "this is Playground 2.5 or alike, trained on EDM's noise levels",
+        ),
+        (
+            "edm_vpred.sigma_max",
+            "this is CosXL or alike, trained on EDM's noise levels",
+        ),
+        (
+            "ztsnr",
+            "it was trained down to a signal-to-noise ratio of zero",
+        ),
+    ];
+    let mut others = others.iter().filter(|_| kind == Kind::SdxlBase);
+    match others.find(|(key, _)| file.has(key)) {
+        Some((key, what)) => {
+            let what = format!(
+                "holds {key}: {what}, which is not supported; reclair restores with SDXL or SD3"
+            );
+            Err(Error::unsupported(file.path(), what))
+        }
+        None if kind == Kind::SdxlBase && file.has(V_PREDICTION) => Ok(known::SDXL_V),
+        None => Ok(configs),
     }
 }
 

@@ -1,4 +1,4 @@
-//! CLIP's byte-pair tokenizer, from a model's own `vocab.json` and `merges.txt`, or with OpenAI's vocabulary for
+//! CLIP's byte-pair tokenizer, from a model's own `vocab.json` and `merges.txt` or `tokenizer.json`, or with OpenAI's vocabulary for
 //! checkpoints that come without (the crate `instant-clip-tokenizer` has it).
 //!
 //! NFC, white space collapsed, lower case; split into contractions, letters, single digits and the
@@ -67,21 +67,61 @@ impl ClipTokenizer {
         length: usize,
         origin: &Path,
     ) -> Result<Self, Error> {
-        let bad = |why: String| {
-            Error::input(
-                origin,
-                format!("holds no usable CLIP vocabulary ({why}); copy it again"),
-            )
-        };
-        if length < 2 {
-            return Err(bad(format!("room for {length} tokens only")));
-        }
+        let bad = |why: String| unusable(origin, &why);
         let vocab: Value = serde_json::from_slice(vocab).map_err(|why| bad(why.to_string()))?;
         let merges = std::str::from_utf8(merges).map_err(|why| bad(why.to_string()))?;
         let merges: Vec<&str> = merges
             .lines()
             .filter(|line| !line.starts_with("#version") && !line.trim().is_empty())
             .collect();
+        Self::build(&vocab, &merges, config, length, origin)
+    }
+
+    /// From the contents of `tokenizer.json`, which holds the vocabulary and the merges, and of `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// A tokenizer of another kind than CLIP's.
+    pub fn from_json(
+        whole: &[u8],
+        config: &Value,
+        length: usize,
+        origin: &Path,
+    ) -> Result<Self, Error> {
+        let bad = |why: &str| unusable(origin, why);
+        let whole: Value = serde_json::from_slice(whole).map_err(|why| bad(&why.to_string()))?;
+        let model = &whole["model"];
+        for (key, wanted) in [("type", "BPE"), ("end_of_word_suffix", "</w>")] {
+            if model.get(key).is_some_and(|got| got != wanted) {
+                return Err(bad(&format!("its {key} is not {wanted}")));
+            }
+        }
+        let merges = model["merges"].as_array().ok_or_else(|| bad("no merges"))?;
+        // "a b", or ["a", "b"] as newer versions write it.
+        let merge = |merge: &Value| match merge {
+            Value::String(line) => Some(line.clone()),
+            Value::Array(pair) => match &pair[..] {
+                [Value::String(a), Value::String(b)] => Some(format!("{a} {b}")),
+                _ => None,
+            },
+            _ => None,
+        };
+        let merges: Option<Vec<String>> = merges.iter().map(merge).collect();
+        let merges = merges.ok_or_else(|| bad("a merge is no pair"))?;
+        let merges: Vec<&str> = merges.iter().map(String::as_str).collect();
+        Self::build(&model["vocab"], &merges, config, length, origin)
+    }
+
+    fn build(
+        vocab: &Value,
+        merges: &[&str],
+        config: &Value,
+        length: usize,
+        origin: &Path,
+    ) -> Result<Self, Error> {
+        let bad = |why: String| unusable(origin, &why);
+        if length < 2 {
+            return Err(bad(format!("room for {length} tokens only")));
+        }
         let id = |token: &str| {
             let id = vocab
                 .get(token)
@@ -92,7 +132,7 @@ impl ClipTokenizer {
         let (start, end) = (id(START)?, id(END)?);
         let pad = id(pad_token(config))?;
         let special = [(start, START), (end, END)];
-        let tokenizer = Tokenizer::from_str(&description(&vocab, &merges, &special).to_string())
+        let tokenizer = Tokenizer::from_str(&description(vocab, merges, &special).to_string())
             .map_err(|why| bad(why.to_string()))?;
         Ok(Self {
             vocabulary: Vocabulary::Own(Box::new(tokenizer)),
@@ -191,6 +231,13 @@ impl ClipTokenizer {
         ids.resize(self.length, self.pad);
         ids
     }
+}
+
+fn unusable(origin: &Path, why: &str) -> Error {
+    Error::input(
+        origin,
+        format!("holds no usable CLIP vocabulary ({why}); copy it again"),
+    )
 }
 
 /// The token that fills a prompt up.

@@ -42,7 +42,9 @@ impl SafetensorsFile {
     /// # Errors
     /// A pickle, or a header that disagrees with the number of bytes.
     pub fn from_bytes(bytes: bytes::Bytes, origin: &Path) -> Result<Self, Error> {
-        if bytes.starts_with(b"PK\x03\x04") || matches!(*bytes, [0x80, 2..=5, ..]) {
+        // A header of 640 bytes begins like a pickle too, but JSON follows its length.
+        let pickle = matches!(*bytes, [0x80, 2..=5, ..]) && bytes.get(8) != Some(&b'{');
+        if bytes.starts_with(b"PK\x03\x04") || pickle {
             return Err(Error::unsupported(origin, PICKLE));
         }
         let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|why| {

@@ -105,6 +105,13 @@ impl View {
         }
     }
 
+    /// The same tensors, named by `naming`.
+    #[must_use]
+    pub(crate) fn renamed(mut self, naming: Arc<dyn Naming>) -> Self {
+        self.naming = Some(naming);
+        self
+    }
+
     /// The first file's path, for messages.
     pub fn path(&self) -> &Path {
         self.files.first().map_or(Path::new(""), |file| file.path())

@@ -6,6 +6,9 @@ use burn::tensor::{DType, Device, TensorData};
 use priors::{
     folder::Folder,
     kind::Kind,
+    model::PriorModel,
+    scheduler::Prediction,
+    tokenizer::learn,
     weights::{Init, Precision, SafetensorsFile, Values, save_safetensors},
 };
 use serde_json::{Value, json};
@@ -120,6 +123,19 @@ fn a_header_says_what_a_file_is() {
         Kind::of_file(&SafetensorsFile::open(&mini).expect("opens")),
         Kind::Mini
     );
+}
+
+#[test]
+fn a_header_whose_length_looks_like_a_pickle_is_read() {
+    for length in [640_usize, 896, 1152, 1408] {
+        let mut header = br#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#.to_vec();
+        header.resize(length, b' ');
+        let mut bytes = (length as u64).to_le_bytes().to_vec();
+        bytes.extend(header);
+        bytes.extend([0; 4]);
+        let file = SafetensorsFile::from_bytes(bytes.into(), Path::new("x.safetensors"));
+        assert!(file.expect("opens").has("a"), "{length}");
+    }
 }
 
 #[test]
@@ -276,9 +292,16 @@ fn t5_counts_where_its_tokenizer_is() {
     let has = |file: &str| Folder::open(&path).expect("opens").has(file);
     assert!(has("text_encoder/config.json") && !has("text_encoder_2/config.json"));
     assert!(!has("text_encoder_3/config.json") && !has("text_encoder_3/model.safetensors"));
+    let left_out = || Folder::open(&path).expect("opens").left_out();
+    let line = left_out().expect("T5 is in the file");
+    assert!(
+        line.contains("sd3.safetensors") && line.contains("tokenizer_3/tokenizer.json"),
+        "{line}"
+    );
     std::fs::create_dir(folder.path().join("tokenizer_3")).expect("makes the folder");
     std::fs::write(folder.path().join("tokenizer_3/tokenizer.json"), "{}").expect("writes");
     assert!(has("text_encoder_3/config.json") && has("text_encoder_3/model.safetensors"));
+    assert_eq!(left_out(), None);
     let found = Folder::open(&path).expect("opens");
     assert_eq!(
         found.json("tokenizer_3/tokenizer.json").expect("JSON"),
@@ -330,4 +353,118 @@ fn shards_variants_and_the_cache_are_found() {
     assert!(refused(found.view(file)).contains("no safetensors file beside it"));
     index(json!({"a": "gone.safetensors"}));
     assert!(refused(found.view(file)).contains("gone.safetensors"));
+}
+
+#[test]
+fn a_checkpoint_says_what_its_network_predicts() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("sdxl.safetensors");
+    let open = |key: &str| {
+        write_header(&path, &[&SDXL_UNET[..], &[(key, &[])]].concat());
+        Folder::open(&path)
+    };
+    let prediction = |key: &str| {
+        let scheduler = PriorModel::open_scheduler(&open(key).expect("opens"));
+        scheduler.expect("supported").prediction()
+    };
+    assert_eq!(prediction("another"), Prediction::Epsilon);
+    assert_eq!(prediction("v_pred"), Prediction::VPrediction);
+    for (key, says) in [
+        ("edm_mean", "Playground 2.5"),
+        ("edm_std", "Playground 2.5"),
+        ("edm_vpred.sigma_max", "CosXL"),
+        ("ztsnr", "ratio of zero"),
+    ] {
+        let line = refused(open(key));
+        assert!(line.contains(key) && line.contains(says), "{line}");
+    }
+    // The key may be left over in a U-Net without a prefix.
+    let w = open("v_pred").expect("opens");
+    let unet = "unet/diffusion_pytorch_model.safetensors";
+    let unused = w.view(unet).expect("opens").unused(&Default::default());
+    assert!(
+        !unused.is_empty() && !unused.contains(&"v_pred".to_owned()),
+        "{unused:?}"
+    );
+}
+
+#[test]
+fn a_text_encoder_may_hold_its_positions_ids() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let tensors: [(&str, &[usize]); 2] = [
+        ("text_model.embeddings.position_ids", &[1, 77]),
+        ("text_model.final_layer_norm.bias", &[4]),
+    ];
+    for part in ["text_encoder", "unet"] {
+        write_header(
+            &folder.path().join(part).join("model.safetensors"),
+            &tensors,
+        );
+        let found = Folder::Disk(folder.path().to_owned());
+        let file = format!("{part}/model.safetensors");
+        let w = found
+            .weights(&file, Precision::F32, &Device::flex())
+            .expect("opens");
+        w.tensor::<1>("text_model.final_layer_norm.bias", [4], Init::Zeros)
+            .expect("there");
+        assert_eq!(w.finish().is_ok(), part == "text_encoder", "{part}");
+    }
+}
+
+#[test]
+fn a_clip_tokenizer_may_be_one_file() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let texts = vec!["a photo of a cat, low quality".to_owned(); 4];
+    let (vocab, merges) = learn(&texts, 580).expect("learns");
+    let found = Folder::Disk(folder.path().to_owned());
+    let tokenizer = |part: &str, files: &[(&str, &str)]| {
+        let place = folder.path().join(part);
+        std::fs::create_dir_all(&place).expect("makes the folder");
+        let config = ("tokenizer_config.json", "{}");
+        for (name, contents) in files.iter().chain([&config]) {
+            std::fs::write(place.join(name), contents).expect("writes");
+        }
+        found.clip_tokenizer(part, 32)
+    };
+    let two = tokenizer("two", &[("vocab.json", &vocab), ("merges.txt", &merges)]);
+    let two = two.expect("fits together");
+    let vocab: Value = serde_json::from_str(&vocab).expect("JSON");
+    let lines: Vec<&str> = merges
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .collect();
+    assert!(!lines.is_empty());
+    let pairs: Vec<Vec<&str>> = lines.iter().map(|line| line.split(' ').collect()).collect();
+    let whole = |merges: Value| {
+        let model = json!({
+            "type": "BPE", "end_of_word_suffix": "</w>", "vocab": vocab, "merges": merges
+        });
+        json!({ "version": "1.0", "model": model }).to_string()
+    };
+    for merges in [json!(lines), json!(pairs)] {
+        let one = tokenizer("one", &[("tokenizer.json", &whole(merges))]);
+        let one = one.expect("fits together");
+        assert_eq!(one.largest_id(), two.largest_id());
+        for text in [
+            "a photo of a cat",
+            "LOW quality,  photos",
+            "žluťoučký 写真 42",
+            "",
+        ] {
+            assert_eq!(one.encode(text).ids, two.encode(text).ids, "{text}");
+        }
+    }
+    for bad in [
+        "{}".to_owned(),
+        "[1]".to_owned(),
+        r#"{"model": {"type": "Unigram", "vocab": []}}"#.to_owned(),
+        r#"{"model": {"type": "BPE", "vocab": {}, "merges": []}}"#.to_owned(),
+        r#"{"model": {"vocab": [1], "merges": ["a b"]}}"#.to_owned(),
+        whole(json!([["a"]])),
+        whole(json!(["no such merge"])),
+        whole(json!([7])),
+    ] {
+        let line = refused(tokenizer("bad", &[("tokenizer.json", &bad)]));
+        assert!(line.contains("tokenizer.json"), "{line}");
+    }
 }

@@ -11,6 +11,7 @@ use priors::{
     folder::Folder,
     kind::Kind,
     mmdit::MmDit,
+    scheduler::SchedulerConfig,
     t5::T5Encoder,
     unet::Unet,
     vae::AutoencoderKl,
@@ -99,7 +100,7 @@ fn configurations_are_refused() {
     let files = all_in("configs");
     assert_eq!(
         files.len(),
-        32,
+        67,
         "files that are not in the repository test nothing"
     );
     let device = Device::flex();
@@ -118,6 +119,7 @@ fn configurations_are_refused() {
             Some("transformer") => MmDit::from_json(&value, path, &w).map(drop),
             Some("text_encoder") => ClipText::from_json(&value, path, &w).map(drop),
             Some("text_encoder_3") => T5Encoder::from_json(&value, path, &w).map(drop),
+            Some("scheduler") => SchedulerConfig::from_json(&value, path).map(drop),
             _ => panic!("whose is {name}?"),
         });
     }

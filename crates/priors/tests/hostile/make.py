@@ -109,6 +109,47 @@ def configs():
     for key in ["num_hidden_layers", "hidden_size", "vocab_size"]:
         change("text_encoder", "sd3/text_encoder", key, HUGE, "huge")
     change("text_encoder", "sd3/text_encoder", "num_attention_heads", 0, "zero")
+    for key, value, label in [
+        ("_class_name", "EDMEulerScheduler", "edm"),
+        ("_class_name", 7, "number"),
+        ("num_train_timesteps", 10**18, "huge"),
+        ("num_train_timesteps", 0, "zero"),
+        ("num_train_timesteps", -1, "negative"),
+        ("num_train_timesteps", 1000.5, "fractional"),
+        ("num_train_timesteps", "1000", "word"),
+        ("beta_start", 0, "zero"),
+        ("beta_start", -0.1, "negative"),
+        ("beta_end", 1, "one"),
+        ("beta_end", 0.99, "nothing_left"),
+        ("beta_end", "0.012", "word"),
+        ("beta_schedule", "linear", "linear"),
+        ("prediction_type", "flow", "flow"),
+        ("timestep_spacing", "w" * 5000, "long"),
+        ("steps_offset", 10**18, "huge"),
+        ("set_alpha_to_one", "no", "word"),
+        ("rescale_betas_zero_snr", True, "true"),
+        ("use_karras_sigmas", True, "true"),
+        ("use_flow_sigmas", True, "true"),
+        ("clip_sample", True, "true"),
+        ("thresholding", True, "true"),
+        ("thresholding", "w" * 5000, "long"),
+        ("variance_type", "learned_range", "learned"),
+    ]:
+        change("scheduler", "sdxl/scheduler", key, value, label)
+    for key, value, label in [
+        ("num_train_timesteps", 10**18, "flow_huge"),
+        ("shift", 0, "zero"),
+        ("shift", -3.0, "negative"),
+        ("shift", 1e300, "huge"),
+        ("shift", "3", "word"),
+        ("shift", None, "null"),
+        ("shift_terminal", 0.1, "number"),
+        ("invert_sigmas", True, "true"),
+        ("use_dynamic_shifting", True, "true"),
+        ("stochastic_sampling", True, "true"),
+        ("timestep_spacing", "legacy", "flow_legacy"),
+    ]:
+        change("scheduler", "sd3/scheduler", key, value, label)
 
 
 for folder in ["files", "configs"]:

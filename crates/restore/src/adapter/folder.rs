@@ -17,12 +17,12 @@ use priors::{
         Metadata, Precision, SafetensorsFile, Values, Weights, save_safetensors, write_atomically,
     },
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{AdapterConfig, RestorationAdapter};
 use crate::{
     Error,
-    lora::{Lora, LoraConfig, METADATA, self_attention_targets, target_modules},
+    lora::{Alphas, Lora, LoraConfig, METADATA, self_attention_targets, target_modules},
 };
 
 const CONFIG: &str = "restoration_adapter/config.json";
@@ -105,21 +105,31 @@ fn open_lora(
 ) -> Result<Lora, Error> {
     let path = folder.path(LORA_FILE);
     let header = SafetensorsFile::from_bytes(folder.read(LORA_FILE)?, &path)?;
-    let about: Value = header
-        .metadata(METADATA)
-        .and_then(|text| serde_json::from_str(text).ok())
-        .unwrap_or_default();
-    let first = header
-        .names()
-        .iter()
-        .find(|name| name.ends_with("lora_A.weight"))
-        .and_then(|name| header.shape(name));
-    let rank = first.map_or(1, |shape| shape[0]);
+    let bad = |what: String| Error::Input(format!("{}: {what}", path.display()));
+    let alphas = Alphas::of_header(&header)?;
+    if alphas.differ() {
+        return Err(bad(
+            "has modules of different alphas; take it out of the folder and give it with --lora"
+                .to_owned(),
+        ));
+    }
+    let mut names = header.names().iter();
+    let first = names.find(|name| name.ends_with("lora_A.weight"));
+    let rank = match first.map(|name| (name, header.shape(name).unwrap_or_default())) {
+        Some((_, &[rank, _])) if rank > 0 => rank,
+        Some((name, shape)) => {
+            return Err(bad(format!(
+                "{name} is {shape:?} and no matrix; download or copy it again"
+            )));
+        }
+        None => {
+            return Err(bad(
+                "holds no LoRA; download or copy it again, or delete it".to_owned(),
+            ));
+        }
+    };
     let prefix = prior.kind().folder();
-    let alpha = about
-        .get(format!("{prefix}.lora_alpha"))
-        .and_then(Value::as_f64)
-        .unwrap_or(rank as f64);
+    let alpha = alphas.of_module("", rank).unwrap_or(rank as f64);
     let shapes = Weights::blank(device);
     prior.rebuilt(&shapes)?;
     let w = folder.weights(LORA_FILE, precision, device)?;

@@ -174,7 +174,7 @@ impl LoraFile {
             for place in names.find(module) {
                 let update = one(&down, &up, place).and_then(|(down, up)| {
                     let rank = down.shape().first().copied().unwrap_or(0);
-                    let alpha = parts.alpha.or(alphas.of_module(&place.module));
+                    let alpha = parts.alpha.or(alphas.of_module(&place.module, rank));
                     let update = Update {
                         alpha: alpha.unwrap_or(rank as f64),
                         down,
@@ -296,64 +296,139 @@ fn fits(update: &Update, wanted: &[usize]) -> bool {
     shape == wanted || squeezed
 }
 
-/// Alphas of the file's header, as diffusers writes them.
-struct Alphas {
+/// How strong a file's updates are, as diffusers writes it into the header and PEFT into `adapter_config.json`.
+#[derive(Debug, Default)]
+pub(crate) struct Alphas {
     all: Option<f64>,
-    each: BTreeMap<String, f64>,
+    each: Vec<Pattern>,
+    /// `use_rslora`: the scale is `alpha / sqrt(r)`.
+    stabilised: bool,
+}
+
+/// A module's path or its end, and the alpha of what matches.
+#[derive(Debug)]
+struct Pattern {
+    path: String,
+    whole: bool,
+    alpha: f64,
 }
 
 impl Alphas {
     fn of(file: &SafetensorsFile) -> Result<Self, Error> {
-        let about: Value = match file.metadata(METADATA) {
-            None => Value::Null,
-            Some(text) => serde_json::from_str(text).map_err(|why| {
-                Error::Input(format!(
-                    "{}: {METADATA} is not JSON ({why}); copy it again",
-                    file.path().display()
-                ))
-            })?,
-        };
         let beside = file.path().with_file_name("adapter_config.json");
-        let (all, each) = match std::fs::read(&beside) {
-            Ok(text) if about.is_null() => {
+        match std::fs::read(&beside) {
+            Ok(text) if file.metadata(METADATA).is_none() => {
                 let config: Value = serde_json::from_slice(&text).map_err(|why| {
                     Error::Input(format!(
                         "{}: is not JSON ({why}), and it says how strong the LoRA is; copy it again",
                         beside.display()
                     ))
                 })?;
-                (
-                    config["lora_alpha"].clone(),
-                    config["alpha_pattern"].clone(),
-                )
+                Self::read(&beside, |key| config.get(key))
             }
-            _ => {
-                let get = |key: &str| {
-                    let networks = ["unet", "transformer"].into_iter();
-                    networks
-                        .filter_map(|network| about.get(format!("{network}.{key}")).cloned())
-                        .next()
-                        .unwrap_or_default()
-                };
-                (get("lora_alpha"), get("alpha_pattern"))
-            }
+            _ => Self::of_header(file),
+        }
+    }
+
+    /// Of the header alone.
+    pub(crate) fn of_header(file: &SafetensorsFile) -> Result<Self, Error> {
+        let Some(text) = file.metadata(METADATA) else {
+            return Ok(Self::default());
         };
-        let pairs = each.as_object().into_iter().flatten();
-        Ok(Self {
-            all: all.as_f64(),
-            each: pairs
-                .filter_map(|(module, alpha)| Some((module.clone(), alpha.as_f64()?)))
-                .collect(),
+        let about: Value = serde_json::from_str(text).map_err(|why| {
+            Error::Input(format!(
+                "{}: {METADATA} is not JSON ({why}); copy it again",
+                file.path().display()
+            ))
+        })?;
+        Self::read(file.path(), |key| {
+            let mut networks = ["unet", "transformer"].iter();
+            networks.find_map(|network| about.get(format!("{network}.{key}")))
         })
     }
 
-    fn of_module(&self, module: &str) -> Option<f64> {
-        // PEFT's pattern is the module's path or its end.
-        let mut each = self.each.iter();
-        let own = each.find(|(pattern, _)| {
-            let start = module.strip_suffix(pattern.trim_start_matches('^'));
-            start.is_some_and(|start| start.is_empty() || start.ends_with('.'))
-        });
-        own.map(|(_, alpha)| *alpha).or(self.all)
+    /// The value of each key is what `get` has for it.
+    fn read<'a>(path: &Path, get: impl Fn(&str) -> Option<&'a Value>) -> Result<Self, Error> {
+        let get = |key: &str| get(key).filter(|value| !value.is_null());
+        let bad = |what: String| Error::Input(format!("{}: {what}", path.display()));
+        let number = |key: &str, value: &Value| {
+            value.as_f64().ok_or_else(|| {
+                let value = short(&value.to_string());
+                bad(format!("{key} is {value} and no number; copy it again"))
+            })
+        };
+        let all = get("lora_alpha").map(|alpha| number("lora_alpha", alpha));
+        let all = all.transpose()?;
+        let stabilised = match get("use_rslora") {
+            None => false,
+            Some(Value::Bool(stabilised)) => *stabilised,
+            Some(other) => {
+                let other = short(&other.to_string());
+                return Err(bad(format!(
+                    "use_rslora is {other} and neither true nor false; copy it again"
+                )));
+            }
+        };
+        if stabilised && all.is_none() {
+            return Err(bad(
+                "says use_rslora and no lora_alpha; copy it again".to_owned()
+            ));
+        }
+        let mut each = Vec::new();
+        let patterns = match get("alpha_pattern") {
+            None => None,
+            Some(Value::Object(patterns)) => Some(patterns),
+            Some(_) => {
+                return Err(bad("alpha_pattern is no object; copy it again".to_owned()));
+            }
+        };
+        for (pattern, alpha) in patterns.into_iter().flatten() {
+            let path = pattern.strip_prefix('^').unwrap_or(pattern);
+            // A regular expression to PEFT; modules' names have none of its signs but the dot.
+            let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+            if path.is_empty() || !path.chars().all(plain) {
+                return Err(bad(format!(
+                    "alpha_pattern {:?} is a regular expression, which is not supported; name the modules",
+                    short(pattern)
+                )));
+            }
+            each.push(Pattern {
+                path: path.to_owned(),
+                whole: path != pattern,
+                alpha: number("alpha_pattern", alpha)?,
+            });
+        }
+        Ok(Self {
+            all,
+            each,
+            stabilised,
+        })
     }
+
+    /// Whether some modules differ from the others.
+    pub(crate) fn differ(&self) -> bool {
+        !self.each.is_empty()
+    }
+
+    /// The alpha of a module of this rank by which `alpha / r` is its scale; none where nothing is said.
+    pub(crate) fn of_module(&self, module: &str, rank: usize) -> Option<f64> {
+        // PEFT takes the first pattern that is the module's path or its end.
+        let mut each = self.each.iter();
+        let own = each.find(|pattern| {
+            let start = module.strip_suffix(&pattern.path);
+            start.is_some_and(|start| start.is_empty() || (!pattern.whole && start.ends_with('.')))
+        });
+        let alpha = own.map(|own| own.alpha).or(self.all)?;
+        let more = if self.stabilised {
+            (rank as f64).sqrt()
+        } else {
+            1.0
+        };
+        Some(alpha * more)
+    }
+}
+
+/// The beginning of what may be long.
+fn short(text: &str) -> String {
+    text.chars().take(60).collect()
 }

@@ -21,7 +21,7 @@ use priors::{
 };
 use serde::{Deserialize, Serialize};
 
-pub(crate) use file::METADATA;
+pub(crate) use file::{Alphas, METADATA};
 pub use file::{LoraFile, Report, Update};
 pub use merge::{merged, network_shapes};
 pub use write::{Form, write_lora};
