@@ -108,14 +108,11 @@ const FLOW: [&str; 3] = [
     "FlowMatchLCMScheduler",
 ];
 
-/// Keys that change how the levels are laid out or what a step does, and the values that are what we do. An empty list: false.
+/// Keys that change what the levels are or what a step does, and the values that are what we do. An empty list: false.
 /// What only one of diffusers' own samplers looks at (`solver_order`, `eta`, `skip_prk_steps`, `lower_order_final` and the like) is
-/// passed over: the sampler is ours.
-const WALKS: [(&str, &[&str]); 11] = [
-    ("use_karras_sigmas", &[]),
-    ("use_exponential_sigmas", &[]),
-    ("use_beta_sigmas", &[]),
-    ("use_lu_lambdas", &[]),
+/// passed over, and so is how it lays out its steps (`use_karras_sigmas`, `use_exponential_sigmas`, `use_beta_sigmas`, `use_lu_lambdas`):
+/// the sampler and its steps are chosen by whoever restores.
+const WALKS: [(&str, &[&str]); 7] = [
     ("clip_sample", &[]),
     ("thresholding", &[]),
     ("stochastic_sampling", &[]),

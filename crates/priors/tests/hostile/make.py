@@ -128,7 +128,6 @@ def configs():
         ("steps_offset", 10**18, "huge"),
         ("set_alpha_to_one", "no", "word"),
         ("rescale_betas_zero_snr", True, "true"),
-        ("use_karras_sigmas", True, "true"),
         ("use_flow_sigmas", True, "true"),
         ("clip_sample", True, "true"),
         ("thresholding", True, "true"),

@@ -304,7 +304,11 @@ impl Args {
     }
 
     fn restorer(&self) -> anyhow::Result<Restorer> {
-        let prior = super::lora::merged(super::prior(&self.prior, self.consent)?, &self.lora)?;
+        let prior = super::prior(&self.prior, self.consent)?;
+        if let Some(left_out) = prior.left_out() {
+            eprintln!("note: {left_out}");
+        }
+        let prior = super::lora::merged(prior, &self.lora)?;
         let adapter = super::adapter(self.adapter.as_deref(), &self.prior);
         // mini is small enough to be widened once; a large prior stays in the type it is stored in.
         let precision = if self.prior == "mini" {
