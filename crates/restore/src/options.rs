@@ -110,7 +110,7 @@ impl Default for RestoreOptions {
             cfg_scale: CfgScale::Constant(1.0),
             sampler: SamplerKind::Euler,
             spacing: None,
-            start: Start::Lq { strength: 0.2 },
+            start: Start::Lq { strength: 0.15 },
             rss: None,
             adapter_scale: 1.0,
             seed: 0,
@@ -119,7 +119,7 @@ impl Default for RestoreOptions {
             told_size: ToldSize::Seen,
             vae_tiles: VaeTiles::Pooled,
             colour: ColourFix::None,
-            sharpen: 0.15,
+            sharpen: 0.2,
         }
     }
 }

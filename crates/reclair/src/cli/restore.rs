@@ -85,7 +85,7 @@ pub(super) struct Args {
     /// Where the sampler starts [presets: mini lq, paper and quick noise].
     #[arg(long, value_enum)]
     start: Option<StartAt>,
-    /// How much of the way from noise is gone with --start lq: 1 is all of it [presets: mini 0.2, paper and quick 0.5].
+    /// How much of the way from noise is gone with --start lq: 1 is all of it [presets: mini 0.15, paper and quick 0.5].
     #[arg(long)]
     strength: Option<f64>,
     /// Restoration guidance: the weight w for a hundred steps; 0 turns it off [presets: mini 0, paper and quick
@@ -109,7 +109,7 @@ pub(super) struct Args {
     /// What is done to the colours of the result.
     #[arg(long, value_enum, default_value_t = Colour::None)]
     colour: Colour,
-    /// Weight of an unsharp mask on the result, 0 to 2 [presets: mini 0.15, paper and quick 0].
+    /// Weight of an unsharp mask on the result, 0 to 2 [presets: mini 0.2, paper and quick 0].
     #[arg(long, value_name = "WEIGHT")]
     sharpen: Option<f64>,
     /// Restore nothing: try the networks on one tile and print size, tiles, expected time and peak memory.
@@ -128,7 +128,7 @@ pub(super) struct Args {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum PresetName {
-    /// 2 steps from the low-quality latent with a fifth of noise.
+    /// 2 steps from the low-quality latent with a little noise.
     Mini,
     /// The paper's test: 100 steps from noise, guidance 7.5, restoration guidance.
     Paper,
