@@ -79,11 +79,14 @@ fn train(args: &Args, ranks: &dyn Ranks) -> anyhow::Result<()> {
     let asked = stop.clone();
     let device = args.device.device()?;
     let first = ranks.rank() == 0;
+    // `mpirun` may pass on a signal that the ranks have had already.
+    let alone = ranks.count() == 1;
     ctrlc::set_handler(move || {
         if asked.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        if first {
+            if alone {
+                std::process::exit(130);
+            }
+        } else if alone {
             eprintln!("stopping after this step, with a checkpoint; again to stop at once");
         }
     })?;
