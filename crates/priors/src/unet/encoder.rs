@@ -1,6 +1,7 @@
 //! A U-Net's way down and its middle, alone: the part that a ControlNet copies.
 
-use super::{Builder, Segment, UnetConfig, UnetFlow};
+use super::build::Builder;
+use super::{Segment, UnetConfig, UnetFlow};
 use crate::{Error, nn::Tap, weights::Weights};
 
 /// The way down and the middle, `down_blocks.*` and `mid_block.*`.
@@ -17,12 +18,7 @@ impl UnetEncoder {
     /// # Errors
     /// A missing tensor or one of another shape.
     pub fn new(config: &UnetConfig, w: &Weights) -> Result<Self, Error> {
-        let mut builder = Builder {
-            config,
-            w,
-            segments: vec![],
-            sites: vec![],
-        };
+        let mut builder = Builder::new(config, w);
         let skips = builder.down()?;
         let middle = builder.sites.last();
         Ok(Self {
