@@ -8,6 +8,11 @@ use serde_json::Value;
 
 use crate::Error;
 
+/// A value for a message; what is in a file may be long.
+pub(crate) fn short(value: &Value) -> String {
+    value.to_string().chars().take(100).collect()
+}
+
 /// Parses JSON text; `origin` names it in errors.
 pub(crate) fn parse(text: &[u8], origin: &Path) -> Result<Value, Error> {
     serde_json::from_slice(text).map_err(|why| {
@@ -44,8 +49,7 @@ pub(crate) fn only(
                 .map(Value::to_string)
                 .collect::<Vec<_>>()
                 .join(" or ");
-            // What was given may be long.
-            let got: String = got.to_string().chars().take(100).collect();
+            let got = short(got);
             let what =
                 format!("\"{key}\": {got} is not supported, only {allowed}; use another model");
             Err(Error::unsupported(origin, what))

@@ -1,7 +1,7 @@
 //! The scheduler's configuration, from `scheduler/scheduler_config.json`: which noise the prior was
 //! trained with and what its output means. Samplers live elsewhere.
 
-use std::path::Path;
+use std::{fmt::Display, path::Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -132,49 +132,56 @@ const WALKS: [(&str, &[&str]); 7] = [
 
 /// The error of a value that is of the wrong type or out of range.
 fn bad(origin: &Path, key: &str, got: &Value, wanted: &str) -> Error {
-    // What was given may be long.
-    let got: String = got.to_string().chars().take(40).collect();
+    let got = json::short(got);
     let what =
         format!("\"{key}\": {got} should be {wanted}; take the file from the model's own folder");
     Error::input(origin, what)
 }
 
-/// A number within a range, both ends included.
+/// What `read` makes of a key, within a range, both ends included.
+fn within<T: PartialOrd + Display>(
+    value: &Value,
+    origin: &Path,
+    key: &str,
+    default: T,
+    (least, most): (T, T),
+    (kind, read): (&str, impl Fn(&Value) -> Option<T>),
+) -> Result<T, Error> {
+    let Some(got) = value.get(key) else {
+        return Ok(default);
+    };
+    let within = read(got).filter(|x| (&least..=&most).contains(&x));
+    within.ok_or_else(|| bad(origin, key, got, &format!("{kind} of {least} to {most}")))
+}
+
+/// A number within a range.
 fn number(
     value: &Value,
     origin: &Path,
     key: &str,
     default: f64,
-    (least, most): (f64, f64),
+    range: (f64, f64),
 ) -> Result<f64, Error> {
-    let Some(got) = value.get(key) else {
-        return Ok(default);
-    };
-    let within = got.as_f64().filter(|x| (least..=most).contains(x));
-    within.ok_or_else(|| bad(origin, key, got, &format!("a number of {least} to {most}")))
+    within(
+        value,
+        origin,
+        key,
+        default,
+        range,
+        ("a number", Value::as_f64),
+    )
 }
 
-/// A whole number within a range, both ends included.
+/// A whole number within a range.
 fn whole(
     value: &Value,
     origin: &Path,
     key: &str,
     default: usize,
-    (least, most): (usize, usize),
+    range: (usize, usize),
 ) -> Result<usize, Error> {
-    let Some(got) = value.get(key) else {
-        return Ok(default);
-    };
-    let n = got.as_u64().and_then(|n| usize::try_from(n).ok());
-    let within = n.filter(|n| (least..=most).contains(n));
-    within.ok_or_else(|| {
-        bad(
-            origin,
-            key,
-            got,
-            &format!("a whole number of {least} to {most}"),
-        )
-    })
+    let read = |got: &Value| usize::try_from(got.as_u64()?).ok();
+    within(value, origin, key, default, range, ("a whole number", read))
 }
 
 /// Refuses a key of [`WALKS`] that says something else than what we do.
@@ -185,7 +192,7 @@ fn walk(value: &Value, origin: &Path, key: &str, allowed: &[&str]) -> Result<(),
         Some(Value::String(word)) if allowed.contains(&word.as_str()) => return Ok(()),
         Some(got) => got,
     };
-    let got: String = got.to_string().chars().take(40).collect();
+    let got = json::short(got);
     let what = format!(
         "\"{key}\": {got} is not supported; set it to {} in this file",
         allowed
