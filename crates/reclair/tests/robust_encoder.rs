@@ -44,11 +44,21 @@ fn encoder(at: &Path, name: &str, prior: &Path, steps: usize, more: &str) -> Pat
     path
 }
 
-fn restored(at: &Path, name: &str, prior: &Path, adapter: &Path) -> Vec<u8> {
-    let (input, out) = (save(at, "in.png", &picture(40, 24)), at.join(name));
-    let run = ["restore", text(&input), "-o", text(&out), "--steps", "2"];
-    let of = ["--prior", text(prior), "--adapter", text(adapter)];
-    works(&[&run[..], &of].concat());
+/// A picture of this size restored, in tiles where it is larger than one.
+fn restored(at: &Path, name: &str, [width, height]: [usize; 2], of: [&Path; 2]) -> Vec<u8> {
+    let (input, out) = (save(at, "in.png", &picture(width, height)), at.join(name));
+    let [prior, adapter] = of.map(text);
+    let options = [
+        "--steps",
+        "2",
+        "--tile",
+        "64",
+        "--prior",
+        prior,
+        "--adapter",
+        adapter,
+    ];
+    works(&[&["restore", text(&input), "-o", text(&out)][..], &options].concat());
     std::fs::read(out).expect("a picture")
 }
 
@@ -80,30 +90,12 @@ fn an_encoder_trains_resumes_and_is_used_and_named() {
     works(&["train", text(&killed), "--resume"]);
     assert!(weights(at, "killed", &format!("adapter/{ENCODER}")) == trained);
 
-    assert!(restored(at, "a.png", &prior, &adapter) != restored(at, "b.png", &prior, &result));
     // Also where the autoencoder goes over tiles.
-    let large = |name: &str, adapter: &Path| {
-        let (input, out) = (save(at, "large.png", &picture(200, 140)), at.join(name));
-        let run = [
-            "restore",
-            text(&input),
-            "-o",
-            text(&out),
-            "--steps",
-            "1",
-            "--tile",
-            "64",
-        ];
-        works(
-            &[
-                &run[..],
-                &["--prior", text(&prior), "--adapter", text(adapter)],
-            ]
-            .concat(),
-        );
-        std::fs::read(out).expect("a picture")
-    };
-    assert!(large("d.png", &adapter) != large("e.png", &result));
+    for size in [[40, 24], [200, 140]] {
+        let plain = restored(at, "plain.png", size, [&prior, &adapter]);
+        let robust = restored(at, "robust.png", size, [&prior, &result]);
+        assert!(plain != robust, "{size:?}");
+    }
     let args = ["--prior", text(&prior), "--adapter", text(&result)];
     let json = works(&[&["info", "--json"][..], &args].concat()).stdout;
     let json: Value = serde_json::from_slice(&json).expect("JSON");
@@ -122,7 +114,7 @@ fn an_encoder_trains_resumes_and_is_used_and_named() {
         !at.join("with/adapter/pytorch_lora_weights.safetensors")
             .exists()
     );
-    restored(at, "c.png", &prior, &at.join("with/adapter"));
+    restored(at, "c.png", [40, 24], [&prior, &at.join("with/adapter")]);
 }
 
 #[test]
@@ -194,5 +186,5 @@ fn a_controlnet_starts_as_a_copy_trains_and_restores() {
     }
     assert!(copied > 20, "{copied}");
     works(&["train", text(&toml)]);
-    restored(at, "d.png", &prior, &at.join("control/adapter"));
+    restored(at, "d.png", [40, 24], [&prior, &at.join("control/adapter")]);
 }

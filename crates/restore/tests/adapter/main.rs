@@ -5,6 +5,7 @@ mod golden;
 
 mod controlnet;
 mod dit;
+mod stored;
 mod unet;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
