@@ -398,3 +398,21 @@ fn impossible_options_are_refused() {
     ]);
     assert!(line.contains("none.png"), "{line}");
 }
+
+#[test]
+fn what_the_environment_asks_in_vain_is_said() {
+    for (name, value, known) in [
+        ("RECLAIR_ISA", "sse", false),
+        ("RECLAIR_ISA", "portable", true),
+        ("RECLAIR_KERNELS", "no", false),
+        ("RECLAIR_KERNELS", "off", true),
+    ] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_reclair"))
+            .arg("info")
+            .env(name, value)
+            .output()
+            .expect("the program starts");
+        let told = said(&output).contains(&format!("{name}={value}"));
+        assert!(output.status.success() && told != known, "{name}={value}");
+    }
+}
