@@ -24,7 +24,7 @@ pub enum Prediction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Spacing {
-    /// `i * (N / T) + offset`, never reaching the last training timestep.
+    /// `i * (N / T) + offset`, never reaching the last training timestep; for discrete diffusion only.
     Leading,
     /// From the last training timestep downwards in equal steps.
     Trailing,
@@ -33,6 +33,18 @@ pub enum Spacing {
     /// `int(linspace(N - 1, 0, T, endpoint=False))`: sgm's legacy discretisation, which SUPIR uses. For
     /// discrete diffusion only.
     Legacy,
+}
+
+impl Spacing {
+    /// The word for it in configurations and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Leading => "leading",
+            Self::Trailing => "trailing",
+            Self::Linspace => "linspace",
+            Self::Legacy => "legacy",
+        }
+    }
 }
 
 /// Where DDIM's last step ends (`set_alpha_to_one`).

@@ -97,6 +97,14 @@ fn parts_that_do_not_fit_are_named() {
     let args = ["restore", text(&large), "-o", text(&out), "--steps", "1"];
     let why = refuses(&[&args[..], &["--prior", text(&three)]].concat());
     assert!(why.contains("--tile") && why.contains("64"), "{why}");
+    for layout in ["leading", "legacy"] {
+        let why = refused(&three, &["--spacing", layout]);
+        let says = format!("the {layout} layout");
+        assert!(
+            why.contains(&says) && why.contains("choose linspace"),
+            "{why}"
+        );
+    }
     std::fs::remove_dir_all(xl.join("text_encoder_2")).expect("removes it");
     let why = refused(&xl, &[]);
     assert!(why.contains("text_encoder_2"), "{why}");

@@ -201,11 +201,11 @@ impl Restorer {
 
     pub(crate) fn schedule(&self, options: &RestoreOptions) -> Result<Schedule, Error> {
         let config = &options.laid_out(&self.prior.scheduler);
-        let space = options.sampler.space();
+        let (space, family) = (options.sampler.space(), options.sampler.family());
         match options.start {
-            Start::Noise => Schedule::new(config, space, options.steps),
+            Start::Noise => Schedule::new(config, space, family, options.steps),
             Start::Lq { strength } => {
-                Schedule::from_strength(config, space, options.steps, strength)
+                Schedule::from_strength(config, space, family, options.steps, strength)
             }
         }
     }

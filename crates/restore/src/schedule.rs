@@ -11,8 +11,12 @@
 //! Divided by alpha, every state is one of sigma space at the level `beta / alpha`: where a formula is
 //! stated for one space only, the others use it that way.
 //!
-//! Sources: diffusers' `EulerDiscreteScheduler`, `DDIMScheduler`, `FlowMatchEulerDiscreteScheduler`; sgm's
-//! `LegacyDDPMDiscretization`.
+//! Sources: diffusers' `EulerDiscreteScheduler`, `DDIMScheduler`, `DPMSolverMultistepScheduler`,
+//! `FlowMatchEulerDiscreteScheduler`; sgm's `LegacyDDPMDiscretization`.
+
+mod timesteps;
+
+pub use timesteps::Family;
 
 use priors::scheduler::{End, SchedulerConfig, Spacing};
 
@@ -126,11 +130,16 @@ pub fn alphas_cumprod(config: &SchedulerConfig) -> Vec<f64> {
 }
 
 impl Schedule {
-    /// `steps` levels of the prior's own schedule and the end, in its sampler's space.
+    /// `steps` levels of the prior's own schedule and the end, in the space of a sampler of this family.
     ///
     /// # Errors
     /// No steps, or more than there are training timesteps; a layout that this kind of schedule has not.
-    pub fn new(config: &SchedulerConfig, space: Space, steps: usize) -> Result<Self, Error> {
+    pub fn new(
+        config: &SchedulerConfig,
+        space: Space,
+        family: Family,
+        steps: usize,
+    ) -> Result<Self, Error> {
         match *config {
             SchedulerConfig::Flow {
                 train_timesteps,
@@ -138,9 +147,12 @@ impl Schedule {
                 spacing,
             } => {
                 check(steps, train_timesteps)?;
-                if spacing == Spacing::Legacy {
-                    let what = "the legacy layout is one of discrete timesteps, which a flow prior has not; choose linspace or trailing";
-                    return Err(Error::Unsupported(what.into()));
+                if matches!(spacing, Spacing::Legacy | Spacing::Leading) {
+                    let what = format!(
+                        "the {} layout is one of discrete timesteps, which a flow prior has not; choose linspace or trailing",
+                        spacing.name()
+                    );
+                    return Err(Error::Unsupported(what));
                 }
                 let n = train_timesteps as f64;
                 let shifted = |sigma: f64| shift * sigma / (1.0 + (shift - 1.0) * sigma);
@@ -176,38 +188,26 @@ impl Schedule {
                 end,
                 ..
             } => {
-                check(steps, train_timesteps)?;
+                check(steps, family.most_steps(spacing, train_timesteps))?;
                 let alphas = alphas_cumprod(config);
-                let (n, last) = (train_timesteps as f64, (train_timesteps - 1) as f64);
-                let timestep = |i: usize| match spacing {
-                    Spacing::Leading => {
-                        let ratio = train_timesteps / steps;
-                        ((steps - 1 - i) * ratio + steps_offset) as f64
-                    }
-                    Spacing::Trailing => (n - i as f64 * n / steps as f64).round_ties_even() - 1.0,
-                    Spacing::Linspace => last * (steps - 1 - i) as f64 / (steps.max(2) - 1) as f64,
-                    // numpy's order of operations, which decides where the exact value is whole.
-                    Spacing::Legacy => (i as f64 * (-last / steps as f64) + last).floor(),
+                let level = |t: f64| Level {
+                    sigma: sigma_from_t(&alphas, t),
+                    t,
                 };
-                let level = |i: usize| {
-                    let t = timestep(i).clamp(0.0, last);
-                    Level {
-                        sigma: sigma_from_t(&alphas, t),
-                        t,
-                    }
-                };
-                let mut levels: Vec<Level> = (0..steps).map(level).collect();
+                let times = family.timesteps(spacing, train_timesteps, steps_offset, steps);
+                let mut levels: Vec<Level> = times.into_iter().map(level).collect();
                 let sigma = match (space, end) {
                     (Space::Vp, End::FirstTimestep) => sigma_from_t(&alphas, 0.0),
                     _ => 0.0,
                 };
                 levels.push(Level { sigma, t: 0.0 });
                 let first = levels[0].sigma;
-                let initial_beta = match (space, spacing) {
-                    (Space::Sigma, Spacing::Leading | Spacing::Legacy) => {
-                        (first * first + 1.0).sqrt()
-                    }
-                    (Space::Sigma, _) => first,
+                // Multistep schedulers begin with pure noise of unit variance, `x / alpha` in sigma space.
+                let unit_variance = family == Family::Multistep
+                    || matches!(spacing, Spacing::Leading | Spacing::Legacy);
+                let initial_beta = match space {
+                    Space::Sigma if unit_variance => (first * first + 1.0).sqrt(),
+                    Space::Sigma => first,
                     _ => 1.0,
                 };
                 Ok(Self {
@@ -231,6 +231,7 @@ impl Schedule {
     pub fn from_strength(
         config: &SchedulerConfig,
         space: Space,
+        family: Family,
         steps: usize,
         strength: f64,
     ) -> Result<Self, Error> {
@@ -240,7 +241,7 @@ impl Schedule {
             )));
         }
         let full = ((steps as f64 / strength).round() as usize).max(steps);
-        let mut schedule = Self::new(config, space, full).map_err(|why| match why {
+        let mut schedule = Self::new(config, space, family, full).map_err(|why| match why {
             Error::Input(why) if full > steps => Error::Input(format!(
                 "{steps} steps at strength {strength} are the last of {full}: {why}; or raise the strength"
             )),
@@ -346,11 +347,12 @@ mod tests {
             shift: 1.0,
             spacing: Spacing::Trailing,
         };
-        let tail = Schedule::from_strength(&config, Space::Flow, 10, 0.5).expect("valid");
+        let tail =
+            Schedule::from_strength(&config, Space::Flow, Family::OneStep, 10, 0.5).expect("valid");
         assert_eq!((tail.steps(), tail.full_steps), (10, 20));
         assert!((tail.levels[0].sigma - 0.5).abs() < 1e-12);
         assert_eq!(tail.levels[10].sigma, 0.0);
-        let whole = Schedule::new(&config, Space::Flow, 20).expect("valid");
+        let whole = Schedule::new(&config, Space::Flow, Family::OneStep, 20).expect("valid");
         assert_eq!(tail.levels[..], whole.levels[10..]);
     }
 
@@ -368,8 +370,13 @@ mod tests {
 
     #[test]
     fn the_legacy_layout_and_its_nearest_levels() {
-        let schedule =
-            Schedule::new(&diffusion(Spacing::Legacy), Space::Sigma, 100).expect("valid");
+        let schedule = Schedule::new(
+            &diffusion(Spacing::Legacy),
+            Space::Sigma,
+            Family::OneStep,
+            100,
+        )
+        .expect("valid");
         let times: Vec<f64> = schedule.levels.iter().map(|level| level.t).collect();
         assert_eq!(times[..4], [999.0, 989.0, 979.0, 969.0]);
         assert_eq!(times[98..], [19.0, 9.0, 0.0]);
@@ -389,20 +396,36 @@ mod tests {
             shift: 3.0,
             spacing: Spacing::Legacy,
         };
-        assert!(Schedule::new(&flow, Space::Flow, 100).is_err());
+        for layout in [Spacing::Legacy, Spacing::Leading] {
+            let flow = flow.clone().with_spacing(layout);
+            let why = Schedule::new(&flow, Space::Flow, Family::OneStep, 100).expect_err("refused");
+            let name = format!("the {} layout", layout.name());
+            assert!(why.to_string().contains(&name), "{why}");
+        }
     }
 
     #[test]
     fn a_run_is_counted_in_steps() {
-        let schedule =
-            Schedule::new(&diffusion(Spacing::Trailing), Space::Sigma, 5).expect("valid");
+        let schedule = Schedule::new(
+            &diffusion(Spacing::Trailing),
+            Space::Sigma,
+            Family::OneStep,
+            5,
+        )
+        .expect("valid");
         for (i, level) in schedule.levels[..5].iter().enumerate() {
             assert!((schedule.part(level.sigma) - i as f64 / 4.0).abs() < 1e-12);
         }
         let middle = 0.5 * (schedule.levels[1].sigma + schedule.levels[2].sigma);
         assert!((schedule.part(middle) - 1.5 / 4.0).abs() < 1e-12);
         assert_eq!((schedule.part(1e3), schedule.part(0.0)), (0.0, 1.0));
-        let one = Schedule::new(&diffusion(Spacing::Trailing), Space::Sigma, 1).expect("valid");
+        let one = Schedule::new(
+            &diffusion(Spacing::Trailing),
+            Space::Sigma,
+            Family::OneStep,
+            1,
+        )
+        .expect("valid");
         assert_eq!(one.part(one.levels[0].sigma), 0.0);
     }
 
@@ -413,8 +436,8 @@ mod tests {
             shift: 1.0,
             spacing: Spacing::Trailing,
         };
-        assert!(Schedule::new(&config, Space::Flow, 0).is_err());
-        assert!(Schedule::from_strength(&config, Space::Flow, 10, 0.0).is_err());
-        assert!(Schedule::from_strength(&config, Space::Flow, 10, 1.5).is_err());
+        assert!(Schedule::new(&config, Space::Flow, Family::OneStep, 0).is_err());
+        assert!(Schedule::from_strength(&config, Space::Flow, Family::OneStep, 10, 0.0).is_err());
+        assert!(Schedule::from_strength(&config, Space::Flow, Family::OneStep, 10, 1.5).is_err());
     }
 }

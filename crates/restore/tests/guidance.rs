@@ -12,7 +12,7 @@ use restore::{
     denoiser::{CfgScale, Denoiser, Guided},
     rss::{Rss, RssMode},
     sampler::{Churn, Sampler, SamplerKind, Step, sample},
-    schedule::{Level, Schedule, Space},
+    schedule::{Family, Level, Schedule, Space},
 };
 
 const SAMPLERS: [SamplerKind; 9] = [
@@ -74,7 +74,7 @@ fn schedule(kind: SamplerKind, config: &SchedulerConfig, steps: usize) -> Schedu
         Some(spacing) => config.clone().with_spacing(spacing),
         None => config.clone(),
     };
-    Schedule::new(&config, kind.space(), steps).expect("valid")
+    Schedule::new(&config, kind.space(), kind.family(), steps).expect("valid")
 }
 
 fn noise(rng: &mut impl rand::Rng) -> Tensor<4> {
@@ -353,7 +353,7 @@ fn a_run_is_the_same_in_every_space() {
                 sigma: space.sigma_from_ratio(*ratio),
                 t: 0.0,
             };
-            let mut schedule = Schedule::new(&flow(), space, 6).expect("valid");
+            let mut schedule = Schedule::new(&flow(), space, Family::OneStep, 6).expect("valid");
             schedule.space = space;
             schedule.levels = ratios.iter().map(level).collect();
             schedule.initial_beta = space.beta(schedule.levels[0].sigma);

@@ -11,9 +11,9 @@ use restore::{
     denoiser::{Denoiser, network_input, x0_from_prediction},
     sampler::{
         Bh, Churn, Ddim, DpmSolver, Edm, Euler, EulerAncestral, Extrapolates, Heun, Order, Sampler,
-        UniPc,
+        SamplerKind, UniPc,
     },
-    schedule::{Level, Schedule, Space, Trained, alphas_cumprod},
+    schedule::{Family, Level, Schedule, Space, Trained, alphas_cumprod},
 };
 use serde_json::Value;
 
@@ -68,7 +68,8 @@ fn schedules_are_those_of_diffusers() {
         let also = [("timestep_spacing", Value::from(spacing))];
         for steps in [10, 20, 100] {
             let euler = config("euler", "EulerDiscreteScheduler", &also);
-            let schedule = Schedule::new(&euler, Space::Sigma, steps).expect("valid");
+            let schedule =
+                Schedule::new(&euler, Space::Sigma, Family::OneStep, steps).expect("valid");
             let at = |name: &str| format!("euler.{spacing}.{steps}.{name}");
             close(&golden, &at("sigmas"), &sigmas(&schedule), F32_SIGMAS);
             close(&golden, &at("timesteps"), &times(&schedule), 1e-7);
@@ -80,7 +81,7 @@ fn schedules_are_those_of_diffusers() {
             );
         }
         let ddim = config("ddim", "DDIMScheduler", &also);
-        let schedule = Schedule::new(&ddim, Space::Vp, 10).expect("valid");
+        let schedule = Schedule::new(&ddim, Space::Vp, Family::OneStep, 10).expect("valid");
         let alphas: Vec<f64> = sigmas(&schedule)
             .iter()
             .map(|&sigma| Space::Vp.alpha(sigma).powi(2))
@@ -104,11 +105,23 @@ fn schedules_are_those_of_diffusers() {
             F32_SIGMAS,
         );
     }
+    for spacing in ["leading", "trailing", "linspace"] {
+        let also = [("timestep_spacing", Value::from(spacing))];
+        let config = config("ddim", "DPMSolverMultistepScheduler", &also);
+        for steps in [7, 10, 20, 100] {
+            let schedule =
+                Schedule::new(&config, Space::Sigma, Family::Multistep, steps).expect("valid");
+            let at = |name: &str| format!("multistep.{spacing}.{steps}.{name}");
+            close(&golden, &at("timesteps"), &times(&schedule), 0.0);
+            close(&golden, &at("sigmas"), &sigmas(&schedule), F32_SIGMAS);
+        }
+    }
     for shift in [1, 3] {
         for steps in [10, 28] {
             let also = [("shift", Value::from(f64::from(shift)))];
             let flow = config("flow", "FlowMatchEulerDiscreteScheduler", &also);
-            let schedule = Schedule::new(&flow, Space::Flow, steps).expect("valid");
+            let schedule =
+                Schedule::new(&flow, Space::Flow, Family::OneStep, steps).expect("valid");
             close(
                 &golden,
                 &format!("flow.{shift}.{steps}.sigmas"),
@@ -125,7 +138,7 @@ fn schedules_are_those_of_diffusers() {
     }
     for steps in [30, 50, 100] {
         let legacy = config("euler", "EulerDiscreteScheduler", &[]).with_spacing(Spacing::Legacy);
-        let schedule = Schedule::new(&legacy, Space::Sigma, steps).expect("valid");
+        let schedule = Schedule::new(&legacy, Space::Sigma, Family::OneStep, steps).expect("valid");
         close(
             &golden,
             &format!("legacy.{steps}.timesteps"),
@@ -167,6 +180,8 @@ struct Run<'a> {
     name: &'a str,
     prediction: Prediction,
     schedule: Schedule,
+    /// What the golden's states are made of.
+    space: Space,
 }
 
 impl Run<'_> {
@@ -186,12 +201,21 @@ impl Run<'_> {
             space: schedule.space,
         };
         let mut z = tensor("input.noise") * schedule.initial_beta;
+        // Divided by alpha, states are the same in every space.
+        let stored = |z: &Tensor<4>, i: usize| {
+            let sigma = schedule.levels[i].sigma;
+            match self.space == schedule.space {
+                true => z.clone(),
+                false => z.clone() * (self.space.alpha(sigma) / schedule.space.alpha(sigma)),
+            }
+        };
         let mut comparison = self.golden.compare();
-        comparison.see(&self.at("start"), &z, OP);
+        comparison.see(&self.at("start"), &stored(&z, 0), OP);
         for i in 0..schedule.steps() {
             let mut draw = || tensor(&format!("input.drawn_{}", i + 1));
             let mut step = sampler.step(&denoiser, z, schedule, i, &mut draw);
-            comparison.see(&self.at(&format!("step_{}", i + 1)), &step.z, BLOCK);
+            let name = self.at(&format!("step_{}", i + 1));
+            comparison.see(&name, &stored(&step.z, i + 1), BLOCK);
             if i + 1 < schedule.steps() {
                 step = sampler.settle(&denoiser, step, schedule, i);
             }
@@ -201,19 +225,49 @@ impl Run<'_> {
     }
 }
 
-/// A run on our own schedule.
-fn run<'a>(golden: &'a Golden, name: &'a str, config: &SchedulerConfig, space: Space) -> Run<'a> {
+/// A run on our own schedule, of a sampler of this family.
+fn run_of<'a>(
+    golden: &'a Golden,
+    name: &'a str,
+    config: &SchedulerConfig,
+    space: Space,
+    family: Family,
+) -> Run<'a> {
     Run {
         golden,
         name,
         prediction: config.prediction(),
-        schedule: Schedule::new(config, space, 6).expect("valid"),
+        schedule: Schedule::new(config, space, family, 6).expect("valid"),
+        space,
+    }
+}
+
+/// A run of a one-step sampler.
+fn run<'a>(golden: &'a Golden, name: &'a str, config: &SchedulerConfig, space: Space) -> Run<'a> {
+    run_of(golden, name, config, space, Family::OneStep)
+}
+
+/// A run of a multistep sampler as `restore` makes it, whose golden is in variance-preserving space.
+fn multistep<'a>(
+    golden: &'a Golden,
+    name: &'a str,
+    also: &[(&str, Value)],
+    kind: SamplerKind,
+) -> Run<'a> {
+    let config = scheduler(golden, "DPMSolverMultistepScheduler", also);
+    Run {
+        space: Space::Vp,
+        ..run_of(golden, name, &config, kind.space(), kind.family())
     }
 }
 
 /// A run at the golden's own levels: diffusers' multistep schedulers lay flow sigmas in two more ways, and end
 /// where we do not.
 fn at_its_levels<'a>(golden: &'a Golden, name: &'a str, prediction: Prediction) -> Run<'a> {
+    let space = match prediction {
+        Prediction::Flow => Space::Flow,
+        _ => Space::Vp,
+    };
     let sigmas = golden.values(&format!("{name}.sigmas"));
     let level = |&sigma: &f32| Level {
         sigma: f64::from(sigma),
@@ -224,15 +278,13 @@ fn at_its_levels<'a>(golden: &'a Golden, name: &'a str, prediction: Prediction) 
         name,
         prediction,
         schedule: Schedule {
-            space: match prediction {
-                Prediction::Flow => Space::Flow,
-                _ => Space::Vp,
-            },
+            space,
             levels: sigmas.iter().map(level).collect(),
             full_steps: sigmas.len() - 1,
             initial_beta: 1.0,
             trained: Trained::Continuous(1.0),
         },
+        space,
     }
 }
 
@@ -323,12 +375,27 @@ fn dpm_solver_and_dpm_solver_plus_plus() {
         at_its_levels(&golden, name, prediction).walk(DpmSolver::new(extrapolates, order));
     }
     // Where its end is ours too, our own schedule is the same.
-    for (name, end, extrapolates) in [("noise_2", false, Noise), ("data_2", true, Data)] {
-        let also = [("set_alpha_to_one", Value::from(end))];
-        let config = scheduler(&golden, "DPMSolverMultistepScheduler", &also);
-        run(&golden, name, &config, Space::Vp).walk(DpmSolver::new(extrapolates, Second));
+    for (layout, ending) in LAYOUTS {
+        for (name, end, kind, extrapolates) in [
+            ("noise_2", false, SamplerKind::DpmSolver, Noise),
+            ("data_2", true, SamplerKind::DpmSolverPlusPlus, Data),
+        ] {
+            let also = [
+                ("set_alpha_to_one", Value::from(end)),
+                ("timestep_spacing", Value::from(layout)),
+            ];
+            let run = format!("{name}{ending}");
+            multistep(&golden, &run, &also, kind).walk(DpmSolver::new(extrapolates, Second));
+        }
     }
 }
+
+/// Layouts of timesteps, and how the names of their runs end.
+const LAYOUTS: [(&str, &str); 3] = [
+    ("trailing", ""),
+    ("leading", "_leading"),
+    ("linspace", "_linspace"),
+];
 
 #[test]
 fn unipc() {
@@ -340,5 +407,10 @@ fn unipc() {
         ("bh2_flow", Prediction::Flow, Bh::Bh2),
     ] {
         at_its_levels(&golden, name, prediction).walk(UniPc::new(bh));
+    }
+    for (layout, ending) in LAYOUTS {
+        let also = [("timestep_spacing", Value::from(layout))];
+        let name = format!("bh2{ending}");
+        multistep(&golden, &name, &also, SamplerKind::UniPc).walk(UniPc::new(Bh::Bh2));
     }
 }

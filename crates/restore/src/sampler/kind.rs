@@ -7,7 +7,10 @@ use super::{
     Bh, Churn, Ddim, DpmSolver, Edm, Euler, EulerAncestral, Extrapolates, Heun, Order, Sampler,
     UniPc,
 };
-use crate::{Error, schedule::Space};
+use crate::{
+    Error,
+    schedule::{Family, Space},
+};
 
 /// The samplers there are. On a flow prior each works in flow space.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -40,6 +43,16 @@ impl SamplerKind {
         match self {
             Self::Ddim | Self::DpmSolver => Space::Vp,
             _ => Space::Sigma,
+        }
+    }
+
+    /// How diffusers' scheduler of the same name lays out timesteps.
+    pub fn family(self) -> Family {
+        match self {
+            Self::DpmSolver | Self::DpmSolverPlusPlus | Self::UniPc | Self::UniPcBh1 => {
+                Family::Multistep
+            }
+            _ => Family::OneStep,
         }
     }
 

@@ -18,13 +18,13 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from schedules import DDIM, FLOW, SDXL
+from schedules import FLOW, MULTISTEP, SDXL
 from steps import BIAS, FAKE, NOISE, PREDICTIONS, SHAPE, STEPS, fake
 from formula import data
 from golden import save
 
-# Multistep schedulers of diffusers lay leading timesteps differently from its Euler; trailing ones are the same.
-VP = {k: v for k, v in DDIM.items() if k not in ("clip_sample", "set_alpha_to_one")} | dict(timestep_spacing="trailing")
+VP = MULTISTEP | dict(timestep_spacing="trailing")
+LAYOUTS = {layout: VP | dict(timestep_spacing=layout) for layout in ["leading", "linspace"]}
 FLOW_SIGMAS = dict(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, num_train_timesteps=1000)
 NAMES = "<run>.start is the latent before the first step, step_n after n steps, sigmas one more than steps. diffusers' f32."
 
@@ -123,7 +123,10 @@ def main():
         "data_2_long": walk(DPMSolverMultistepScheduler(**VP, solver_order=2, final_sigmas_type="sigma_min"), 16),
         "data_2_flow": walk(DPMSolverMultistepScheduler(**FLOW_SIGMAS, solver_order=2)),
     }
-    note = """Variance-preserving space, trailing; noise_<order> is algorithm_type dpmsolver, data_<order> dpmsolver++, both midpoint; noise_* and
+    for layout, config in LAYOUTS.items():
+        runs[f"noise_2_{layout}"] = walk(DPMSolverMultistepScheduler(**noise_prediction | config, solver_order=2))
+        runs[f"data_2_{layout}"] = walk(DPMSolverMultistepScheduler(**config, solver_order=2))
+    note = """Variance-preserving space, trailing but for *_leading and *_linspace; noise_<order> is algorithm_type dpmsolver, data_<order> dpmsolver++, both midpoint; noise_* and
     *_long end at sigma_min, the others at 0; *_long have 16 steps; *_v is v-prediction; *_flow has flow sigmas of shift 3. """
     golden("dpm_steps", runs, VP, note)
 
@@ -133,7 +136,9 @@ def main():
         "bh2_v": walk(UniPCMultistepScheduler(**VP | {"prediction_type": "v_prediction"}, solver_order=2)),
         "bh2_flow": walk(UniPCMultistepScheduler(**FLOW_SIGMAS, solver_order=2)),
     }
-    note = """Variance-preserving space, trailing, order 2, x0 is predicted, ends at 0 (bh1 at sigma_min, because diffusers' bh1 gives NaN at 0); *_v is
+    for layout, config in LAYOUTS.items():
+        runs[f"bh2_{layout}"] = walk(UniPCMultistepScheduler(**config, solver_order=2))
+    note = """Variance-preserving space, trailing but for *_leading and *_linspace, order 2, x0 is predicted, ends at 0 (bh1 at sigma_min, because diffusers' bh1 gives NaN at 0); *_v is
     v-prediction, *_flow has flow sigmas of shift 3. A state is what the predictor gave; the scheduler corrects it inside its next step. """
     golden("unipc_steps", runs, VP, note)
 

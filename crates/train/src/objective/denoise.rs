@@ -46,7 +46,7 @@ use restore::{
     lora::{Lora, Target, self_attention_targets},
     options::RestoreOptions,
     sampler::{Euler, sample},
-    schedule::{Schedule, Space},
+    schedule::{Family, Schedule, Space},
 };
 
 use super::{
@@ -310,8 +310,13 @@ impl Objective for Denoise {
         let restore::options::Start::Lq { strength } = usual.start else {
             unreachable!("the default starts from the picture")
         };
-        let schedule =
-            Schedule::from_strength(&self.scheduler, Space::Sigma, usual.steps, strength)?;
+        let schedule = Schedule::from_strength(
+            &self.scheduler,
+            Space::Sigma,
+            Family::OneStep,
+            usual.steps,
+            strength,
+        )?;
         let (alpha, beta) = (
             schedule.space.alpha(schedule.levels[0].sigma),
             schedule.space.beta(schedule.levels[0].sigma),

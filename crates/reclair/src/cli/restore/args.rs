@@ -162,7 +162,7 @@ enum Sampler {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Layout {
-    /// Equal steps from the cleaner end.
+    /// Equal steps from the cleaner end; not for flow priors.
     Leading,
     /// Equal steps from the noisier end.
     Trailing,
