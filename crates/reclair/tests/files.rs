@@ -27,7 +27,7 @@ fn lora(folder: &Path) -> PathBuf {
         values.insert(module(name) + ".alpha", tensor(&[], -4.0));
     }
     values.insert(
-        "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha".into(),
+        "lora_te_text_model_encoder_layers_99_mlp_fc1.alpha".into(),
         tensor(&[], 1.0),
     );
     let path = folder.join("style.safetensors");
@@ -91,7 +91,7 @@ fn a_lora_changes_the_picture_as_its_exports_and_the_merged_prior_do() {
     let (bare, _) = run("bare.png", &[]);
     let (styled, notes) = run("styled.png", &["--lora", &half]);
     assert!(
-        notes.contains("9 of 10 keys matched, 1 of text encoders are not used"),
+        notes.contains("9 of 10 keys matched, 1 of text encoders that this prior does not have"),
         "{notes}"
     );
     assert!(bare != styled, "the LoRA does nothing");

@@ -14,7 +14,7 @@ use priors::{
     folder::{Folder, NETWORK_FILE},
     weights::{SafetensorsFile, Values, Weights, save_safetensors},
 };
-use restore::lora::{Form, LoraFile, Update, merged, network_shapes, write_lora};
+use restore::lora::{Form, LoraFile, PriorShapes, Update, Updates, merged, write_lora};
 use serde_json::{Value, json};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
@@ -25,7 +25,8 @@ fn prior(root: &Path, part: &str, config: &Value) -> Folder {
     std::fs::write(root.join(part).join("config.json"), config.to_string()).expect("writes");
     let folder = Folder::Disk(root.to_owned());
     let formula = Weights::formula(&Device::flex());
-    let values: Values = network_shapes(&folder)
+    let values: Values = folder
+        .shapes(part)
         .expect("supported")
         .into_iter()
         .map(|(name, shape)| (name.clone(), formula_value(&formula, &name, &shape)))
@@ -62,7 +63,7 @@ fn compare(golden: &Golden, folder: &Folder, part: &str, which: &str) {
     );
     let mut comparison = golden.compare();
     let mut changed = 0;
-    for name in network_shapes(folder).expect("supported").keys() {
+    for name in folder.shapes(part).expect("supported").keys() {
         let before = view.data(name).expect("floats").expect("there");
         let after = edit.edit(name, before.clone());
         let wanted = format!("{which}:{name}");
@@ -106,7 +107,7 @@ fn every_form_merges_as_in_diffusers() {
         match name {
             "kohya" => assert_eq!(
                 said,
-                "39 of 42 keys matched, 3 of text encoders are not used"
+                "39 of 42 keys matched, 3 of text encoders that this prior does not have"
             ),
             "kohya_diffusers" => assert_eq!(said, "39 of 39 keys matched"),
             _ => assert_eq!(said, "26 of 26 keys matched"),
@@ -133,7 +134,7 @@ fn alphas(config: &Value) -> Result<BTreeMap<String, f64>, String> {
     let (golden, file) = open();
     let place = tempfile::tempdir().expect("a temporary folder");
     let folder = prior(place.path(), "unet", &golden.config());
-    let shapes = network_shapes(&folder).expect("supported");
+    let shapes = PriorShapes::of(&folder).expect("supported");
     let path = form(&file, place.path(), "peft");
     std::fs::write(
         path.with_file_name("adapter_config.json"),
@@ -141,7 +142,7 @@ fn alphas(config: &Value) -> Result<BTreeMap<String, f64>, String> {
     )
     .expect("writes");
     let file = LoraFile::open(&path, &shapes).map_err(|why| why.to_string())?;
-    let updates = file.updates.into_iter();
+    let updates = file.updates.into_values().flatten();
     Ok(updates
         .map(|(module, update)| (module, update.alpha / update.rank() as f64))
         .collect())
@@ -232,18 +233,9 @@ fn strengths_add_up_and_zero_is_none() {
     compare(&golden, &edited, "unet", "fused");
     let (edited, _) = merged(folder, &[(&path, 0.0)]).expect("fits");
     let name = "mid_block.resnets.1.conv2.weight";
-    let file = format!("unet/{NETWORK_FILE}");
-    let before = edited
-        .view(&file)
-        .expect("opens")
-        .data(name)
-        .expect("floats")
-        .expect("there");
-    let after = edited
-        .edit(&file)
-        .expect("edited")
-        .edit(name, before.clone());
-    after.assert_eq(&before, true);
+    let of = |folder: &Folder| folder.stored("unet").expect("fits").tensor(name);
+    let before = of(edited.below()).expect("there");
+    of(&edited).expect("there").assert_eq(&before, true);
 }
 
 /// `alpha / r * B A`, flat.
@@ -272,19 +264,20 @@ fn every_form_is_written_and_read_again() {
     ];
     for (part, config, name) in sets {
         let root = place.path().join(part);
-        let shapes = network_shapes(&prior(&root, part, &config)).expect("supported");
+        let shapes = PriorShapes::of(&prior(&root, part, &config)).expect("supported");
         let first = LoraFile::open(&form(&file, &root, name), &shapes).expect("fits");
-        let mut updates: BTreeMap<String, Update> = first.updates;
+        let mut updates: Updates = first.updates[part].clone();
         // One module differs from the others in alpha, one is alone of its fused projection.
         updates.values_mut().next().expect("some").alpha = 0.5;
         updates.retain(|module, _| !module.ends_with("transformer_blocks.1.attn2.to_k"));
         for form in [Form::Kohya, Form::Diffusers, Form::Peft] {
             let path = root.join(format!("{form:?}.safetensors"));
-            write_lora(&path, &updates, &shapes, form, DType::F32).expect("writes");
+            let parts = BTreeMap::from([(part, updates.clone())]);
+            write_lora(&path, &parts, &shapes, form, DType::F32).expect("writes");
             let again = LoraFile::open(&path, &shapes).expect("fits");
             assert_eq!(again.report.matched, again.report.all, "{form:?}");
             for (module, update) in &updates {
-                let (a, b) = (delta(update), delta(&again.updates[module]));
+                let (a, b) = (delta(update), delta(&again.updates[part][module]));
                 let close = a
                     .iter()
                     .zip(&b)
@@ -292,8 +285,7 @@ fn every_form_is_written_and_read_again() {
                 assert!(a.len() == b.len() && close, "{form:?} {module}");
             }
             // A part of a fused projection that had no update has one of zeros.
-            let others = again
-                .updates
+            let others = again.updates[part]
                 .iter()
                 .filter(|(module, _)| !updates.contains_key(*module));
             for (module, update) in others {
@@ -311,7 +303,7 @@ fn what_does_not_fit_is_refused_in_one_line() {
     let (golden, file) = open();
     let place = tempfile::tempdir().expect("a temporary folder");
     let folder = prior(place.path(), "unet", &golden.config());
-    let shapes = network_shapes(&folder).expect("supported");
+    let shapes = PriorShapes::of(&folder).expect("supported");
     let key =
         |end: &str| format!("unet.mid_block.attentions.0.transformer_blocks.1.attn1.to_v.{end}");
     let tensor = |shape: [usize; 2]| TensorData::new(vec![0.5_f32; shape[0] * shape[1]], shape);

@@ -1,7 +1,8 @@
 //! The files of a model: a diffusers folder on disk, one in the program, a single file that looks like one, or any of
-//! these with a network's tensors changed while they are loaded.
+//! these with tensors changed while they are loaded.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -10,10 +11,10 @@ use burn::tensor::Device;
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::shards;
+use super::{Given, Replaced, shards};
 use crate::{
     Error, json,
-    single_file::{EncoderNames, SingleFile},
+    single_file::{Configs, EncoderNames, PARTS, SingleFile, T5_TOKENIZER, Wanted, part},
     tokenizer::ClipTokenizer,
     weights::{Edit, Precision, SafetensorsFile, View, Weights},
 };
@@ -27,14 +28,19 @@ pub enum Folder {
     Embedded(&'static [(&'static str, &'static [u8])]),
     /// A checkpoint of another program, under diffusers' names.
     Single(Arc<SingleFile>),
-    /// Another folder, whose network `part` (`unet` for example) is changed while it is loaded.
+    /// Another folder, with parts that were given in place of its own.
+    Replaced {
+        /// The folder.
+        folder: Box<Folder>,
+        /// What stands in place of its parts.
+        parts: Arc<Replaced>,
+    },
+    /// Another folder, some of whose parts are changed while they are loaded.
     Edited {
         /// The folder.
         folder: Box<Folder>,
-        /// The sub-folder of the network.
-        part: &'static str,
-        /// What is done to its tensors.
-        edit: Arc<dyn Edit>,
+        /// What is done to the tensors of a sub-folder, `unet` for example.
+        edits: BTreeMap<&'static str, Arc<dyn Edit>>,
     },
 }
 
@@ -45,6 +51,10 @@ impl Folder {
             Self::Disk(folder) => folder.join(file),
             Self::Embedded(_) => Path::new("(embedded)").join(file),
             Self::Single(single) => single.path(file),
+            Self::Replaced { folder, parts } => match parts.path(file) {
+                Some(path) => path.to_owned(),
+                None => folder.path(file),
+            },
             Self::Edited { folder, .. } => folder.path(file),
         }
     }
@@ -56,6 +66,7 @@ impl Folder {
             Self::Disk(folder) => folder.join(file).is_file(),
             Self::Embedded(files) => files.iter().any(|(name, _)| *name == file),
             Self::Single(single) => single.has(file),
+            Self::Replaced { folder, parts } => parts.path(file).is_some() || folder.has(file),
             Self::Edited { folder, .. } => folder.has(file),
         }
     }
@@ -83,6 +94,10 @@ impl Folder {
                 Ok(Bytes::from_static(found.1))
             }
             Self::Single(single) => single.read(file),
+            Self::Replaced { folder, parts } => match parts.read(file) {
+                Some(bytes) => Ok(bytes.clone()),
+                None => folder.read(file),
+            },
             Self::Edited { folder, .. } => folder.read(file),
         }
     }
@@ -116,6 +131,10 @@ impl Folder {
                 Ok(View::plain(vec![file]))
             }
             Self::Single(single) => single.view(file),
+            Self::Replaced { folder, parts } => match parts.view(file) {
+                Some(view) => Ok(view.clone()),
+                None => folder.view(file),
+            },
             Self::Edited { folder, .. } => folder.view(file),
         }
     }
@@ -143,9 +162,7 @@ impl Folder {
     /// What is done to the tensors of `file` while they are loaded.
     pub fn edit(&self, file: &str) -> Option<Arc<dyn Edit>> {
         match self {
-            Self::Edited { part, edit, .. } if file.split('/').next() == Some(*part) => {
-                Some(edit.clone())
-            }
+            Self::Edited { edits, .. } => edits.get(part(file)).cloned(),
             _ => None,
         }
     }
@@ -184,10 +201,79 @@ impl Folder {
         )
     }
 
-    /// A line about what was found with a checkpoint and is not used.
-    pub fn left_out(&self) -> Option<String> {
-        match self.below() {
-            Self::Single(single) => single.left_out(),
+    /// Which file each part comes from, where they are not all in one folder, and what was found and is not used: a line each.
+    pub fn sources(&self) -> Vec<String> {
+        let mut files: BTreeMap<&Path, Vec<&str>> = BTreeMap::new();
+        let mut left_out = &[][..];
+        if let Self::Single(single) = self.below() {
+            for (part, path) in single.sources() {
+                files.entry(path).or_default().push(part);
+            }
+            left_out = single.left_out();
+        }
+        if let Some(replaced) = self.replacements() {
+            for (part, path) in replaced.sources() {
+                files.entry(path).or_default().push(part);
+            }
+        }
+        let line = |(path, parts): (&Path, Vec<&str>)| {
+            format!("{} from {}", parts.join(", "), path.display())
+        };
+        let lines = files.into_iter().map(line);
+        lines.chain(left_out.iter().cloned()).collect()
+    }
+
+    /// The LoRA file that `name` means where it is no path: in `loras` beside a checkpoint or in ComfyUI's `models`.
+    pub fn find_lora(&self, name: &Path) -> Option<PathBuf> {
+        let Self::Single(single) = self.below() else {
+            return None;
+        };
+        let mut named = name.as_os_str().to_owned();
+        named.push(".safetensors");
+        let roots = single.roots();
+        let mut places = roots.iter().flat_map(|root| {
+            let loras = root.join("loras");
+            [loras.join(name), loras.join(&named)]
+        });
+        places.find(|path| path.is_file())
+    }
+
+    /// This folder with the files that are given for some of its parts.
+    ///
+    /// # Errors
+    /// A given file that is no such part or does not fit.
+    pub fn with_parts(self, given: &Given) -> Result<Self, Error> {
+        let mut configs = Configs::new();
+        let mut wanted = Vec::new();
+        let of_unet = self.network() == "unet";
+        for part in PARTS {
+            let file = format!("{part}/config.json");
+            if self.has(&file) {
+                wanted.extend(Wanted::new(part, of_unet, &self.json(&file)?));
+                configs.insert(file.clone(), self.read(&file)?);
+            }
+        }
+        let index = self.path("model_index.json");
+        let origin = index.parent().unwrap_or(&index);
+        let replaced = given.resolve(&wanted, self.has(T5_TOKENIZER), &configs, origin)?;
+        Ok(self.replaced(replaced))
+    }
+
+    pub(super) fn replaced(self, parts: Replaced) -> Self {
+        if parts.is_empty() {
+            return self;
+        }
+        Self::Replaced {
+            folder: Box::new(self),
+            parts: Arc::new(parts),
+        }
+    }
+
+    /// What stands in place of the folder's own parts.
+    pub fn replacements(&self) -> Option<&Replaced> {
+        match self {
+            Self::Replaced { parts, .. } => Some(parts),
+            Self::Edited { folder, .. } => folder.replacements(),
             _ => None,
         }
     }
@@ -195,7 +281,7 @@ impl Folder {
     /// The folder without what is done to it.
     pub fn below(&self) -> &Self {
         match self {
-            Self::Edited { folder, .. } => folder.below(),
+            Self::Edited { folder, .. } | Self::Replaced { folder, .. } => folder.below(),
             other => other,
         }
     }

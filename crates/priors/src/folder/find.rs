@@ -1,18 +1,19 @@
 //! Finding a prior from a path: a diffusers folder, a checkpoint, Hugging Face's cache, ComfyUI's models.
 
 use std::{
+    ffi::OsStr,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use super::{
-    Folder, NETWORK_FILE,
+    Folder, Given, NETWORK_FILE,
     cache::{Repository, snapshot_of},
 };
 use crate::{
     Error,
     kind::Kind,
-    single_file::SingleFile,
+    single_file::{CHECKPOINTS, SingleFile},
     weights::{PICKLE, SafetensorsFile},
 };
 
@@ -23,19 +24,22 @@ impl Folder {
     /// # Errors
     /// Nothing there, a pickle, a model that cannot restore, or more than one that can.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::open_with(path, &Given::default())
+    }
+
+    /// As [`Folder::open`], with the files that are given for some of its parts.
+    ///
+    /// # Errors
+    /// As [`Folder::open`]; a given file that is no such part or does not fit.
+    pub fn open_with(path: &Path, given: &Given) -> Result<Self, Error> {
         if path.is_file() {
-            let old = ["ckpt", "pt", "pth", "bin", "pkl"];
-            if path
-                .extension()
-                .is_some_and(|e| old.iter().any(|old| e == *old))
-            {
-                return Err(Error::unsupported(path, PICKLE));
-            }
-            return Ok(Self::Single(Arc::new(SingleFile::open(path)?)));
+            refuse_pickle(path)?;
+            let (single, replaced) = SingleFile::open(path, given)?;
+            return Ok(Self::Single(Arc::new(single)).replaced(replaced));
         }
         if !path.is_dir() {
             return match cached(path) {
-                Some(folder) => Self::open(&folder),
+                Some(folder) => Self::open_with(&folder, given),
                 None => Err(Error::input(
                     path,
                     "is no file, no folder and nothing in Hugging Face's cache; give a prior's folder or safetensors file",
@@ -49,12 +53,12 @@ impl Folder {
         {
             let folder = Self::Disk(path.to_owned());
             folder.refuse_others()?;
-            return Ok(folder);
+            return folder.with_parts(given);
         }
         if path.join("snapshots").is_dir() {
-            return Self::open(&snapshot(path)?);
+            return Self::open_with(&snapshot(path)?, given);
         }
-        Self::open(&only_prior(path)?)
+        Self::open_with(&only_prior(path)?, given)
     }
 
     /// Refuses a diffusers folder of a model that cannot restore, where the header shows which it is.
@@ -70,6 +74,33 @@ impl Folder {
         }
         Err(Error::unsupported(view.path(), kind.refusal()))
     }
+}
+
+/// Refuses a file that may be a pickle, by its name.
+pub(super) fn refuse_pickle(path: &Path) -> Result<(), Error> {
+    let old = ["ckpt", "pt", "pth", "bin", "pkl"];
+    let named = |extension: &OsStr| old.iter().any(|old| extension == *old);
+    match path.extension().is_some_and(named) && path.is_file() {
+        true => Err(Error::unsupported(path, PICKLE)),
+        false => Ok(()),
+    }
+}
+
+/// The safetensors files in `folder` and in folders `depth` levels below it, sorted.
+pub(crate) fn safetensors_below(folder: &Path, depth: usize) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            if depth > 0 {
+                files.extend(safetensors_below(&path, depth - 1));
+            }
+        } else if path.extension().is_some_and(|e| e == "safetensors") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
 }
 
 /// What Hugging Face's cache has of `id`: the repository's folder, or the snapshot of the revision that `id` names.
@@ -102,20 +133,16 @@ fn snapshot(repository: &Path) -> Result<PathBuf, Error> {
     }
 }
 
-/// The only checkpoint that can restore in `folder`, in its `models`, or in their `checkpoints`, `diffusion_models` and `unet`.
+/// The only checkpoint that can restore in `folder`, in its `models`, or in their `checkpoints`, `diffusion_models` and `unet` and
+/// two levels below these.
 fn only_prior(folder: &Path) -> Result<PathBuf, Error> {
     let mut seen: Vec<(PathBuf, Kind)> = Vec::new();
     let mut unreadable = None;
     for root in [folder.to_owned(), folder.join("models")] {
-        for place in ["", "checkpoints", "diffusion_models", "unet"] {
-            let mut files: Vec<PathBuf> = std::fs::read_dir(root.join(place))
-                .into_iter()
-                .flatten()
-                .flatten()
-                .map(|entry| entry.path())
-                .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
-                .collect();
-            files.sort();
+        let below = CHECKPOINTS
+            .iter()
+            .map(|place| safetensors_below(&root.join(place), 2));
+        for files in std::iter::once(safetensors_below(&root, 0)).chain(below) {
             for path in files {
                 match SafetensorsFile::open(&path) {
                     Ok(file) => seen.push((path, Kind::of_file(&file))),

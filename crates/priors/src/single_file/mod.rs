@@ -6,9 +6,12 @@
 
 mod beside;
 mod clip;
+mod origin;
 mod transformer;
 mod unet;
 mod vae;
+mod wanted;
+mod write;
 
 use std::{
     collections::BTreeMap,
@@ -17,90 +20,131 @@ use std::{
 };
 
 use bytes::Bytes;
+use serde_json::Value;
 
+pub(crate) use beside::CHECKPOINTS;
 pub use clip::{EncoderNames, OpenClipNames};
 pub use transformer::TransformerNames;
 pub use unet::UnetNames;
 pub use vae::VaeNames;
+pub(crate) use wanted::{PARTS, Wanted};
+pub use write::write_single_file;
 
 use crate::{
     Error,
-    kind::{Kind, NETWORK_PREFIXES, VAE_PREFIXES},
+    folder::{Given, Replaced},
+    json,
+    kind::{Kind, NETWORK_PREFIXES},
     known,
     weights::{Naming, SafetensorsFile, View},
 };
+
+/// Configurations by their place in a diffusers folder.
+pub(crate) type Configs = BTreeMap<String, Bytes>;
 
 /// A checkpoint, and what stands beside it.
 #[derive(Clone, Debug)]
 pub struct SingleFile {
     path: PathBuf,
-    kind: Kind,
-    configs: &'static [(&'static str, &'static [u8])],
+    configs: Configs,
+    /// `unet` or `transformer`.
+    network: &'static str,
     /// The tensors of every sub-folder that a diffusers folder would have.
     parts: BTreeMap<&'static str, View>,
     /// T5's tokenizer, which the program does not have.
     t5_tokenizer: Option<PathBuf>,
-    /// The file with T5, where its tokenizer is missing.
-    t5_left_out: Option<PathBuf>,
+    /// What was found and is not used, a line each.
+    left_out: Vec<String>,
 }
 
 /// T5's tokenizer in a diffusers folder, and beside a checkpoint or beside its folder.
-const T5_TOKENIZER: &str = "tokenizer_3/tokenizer.json";
+pub(crate) const T5_TOKENIZER: &str = "tokenizer_3/tokenizer.json";
+
+/// The header's entry with the configurations of a file that [`write_single_file`] wrote, by their places in a folder.
+const CONFIGS: &str = "reclair.configs";
+
+/// The configurations that a checkpoint may bring.
+const KNOWN_FILES: &[&str] = &[
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder_2/config.json",
+    "text_encoder_3/config.json",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer_2/tokenizer_config.json",
+    "transformer/config.json",
+    "unet/config.json",
+    "vae/config.json",
+];
 
 /// The key of an SDXL checkpoint whose network predicts v.
 const V_PREDICTION: &str = "v_pred";
 
-/// The sub-folders with weights besides the network's.
-const SDXL_PARTS: &[&str] = &["vae", "text_encoder", "text_encoder_2"];
-const SD3_PARTS: &[&str] = &["vae", "text_encoder", "text_encoder_2", "text_encoder_3"];
-
 impl SingleFile {
-    /// Opens the checkpoint at `path` and finds the parts that are beside it. T5 counts only where its tokenizer is.
+    /// Opens the checkpoint at `path` and finds the parts that are beside it, but for those in `given`. T5 counts only where
+    /// its tokenizer is.
     ///
     /// # Errors
-    /// A file that is no safetensors file, or that holds no network that can restore; two files for one part.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    /// A file that is no safetensors file, or that holds no network that can restore; two files for one part; a given file
+    /// that does not fit.
+    pub(crate) fn open(path: &Path, given: &Given) -> Result<(Self, Replaced), Error> {
         let file = Arc::new(SafetensorsFile::open(path)?);
-        let kind = Kind::of_file(&file);
-        let Some(configs) = known::files(kind) else {
-            return Err(Error::unsupported(path, kind.refusal()));
+        let configs = match own_configs(&file)? {
+            Some(own) => own,
+            None => known_configs(&file)?,
         };
-        let configs = objective(&file, kind, configs)?;
-        let (network, others) = match kind {
-            Kind::SdxlBase => ("unet", SDXL_PARTS),
-            _ => ("transformer", SD3_PARTS),
+        let network = match configs.contains_key("transformer/config.json") {
+            true => "transformer",
+            false => "unet",
         };
-        let view = network_of(&file, kind)
+        let config = |part: &str| -> Result<Option<Value>, Error> {
+            let name = format!("{part}/config.json");
+            let bytes = configs.get(&name);
+            bytes.map(|bytes| json::parse(bytes, path)).transpose()
+        };
+        let view = network_of(&file, network, config(network)?.as_ref())
             .ok_or_else(|| Error::unsupported(path, Kind::Unknown.refusal()))?;
-        let mut parts = BTreeMap::from([(network, view)]);
-        let mut missing = Vec::new();
-        for &part in others {
-            match part_of(&file, kind, part) {
-                Some(view) => drop(parts.insert(part, view)),
-                None => missing.push(part),
-            }
+        let mut wanted = Vec::new();
+        for part in PARTS {
+            let config = config(part)?;
+            wanted.extend(config.and_then(|config| Wanted::new(part, network == "unet", &config)));
         }
-        parts.extend(beside::find(path, kind, &missing)?);
         let folder = path.parent().unwrap_or(Path::new(""));
         let places = ["", ".."].map(|place| folder.join(place).join(T5_TOKENIZER));
         let t5_tokenizer = places.into_iter().find(|path| path.is_file());
-        let t5_left_out = match t5_tokenizer {
-            None => parts.remove("text_encoder_3"),
-            Some(_) => None,
-        };
-        Ok(Self {
+        let replaced = given.resolve(&wanted, t5_tokenizer.is_some(), &configs, path)?;
+        wanted.retain(|wanted| !replaced.has(wanted.part));
+        let mut parts = BTreeMap::from([(network, view)]);
+        wanted.retain(|wanted| match wanted.in_file(&file) {
+            Some(view) => parts.insert(wanted.part, view).is_some(),
+            None => true,
+        });
+        let found = beside::find(path, &wanted)?;
+        parts.extend(found.parts);
+        let mut left_out = found.passed_over;
+        if t5_tokenizer.is_none()
+            && let Some(view) = parts.remove("text_encoder_3")
+        {
+            left_out.push(format!(
+                "{}: T5 is left out, as its tokenizer is missing; put the model's {T5_TOKENIZER} beside {}",
+                view.path().display(),
+                path.display()
+            ));
+        }
+        let single = Self {
             path: path.to_owned(),
-            kind,
             configs,
+            network,
             parts,
             t5_tokenizer,
-            t5_left_out: t5_left_out.map(|view| view.path().to_owned()),
-        })
+            left_out,
+        };
+        Ok((single, replaced))
     }
 
-    /// What the file's network is.
-    pub fn kind(&self) -> Kind {
-        self.kind
+    /// The sub-folder that its network has in a diffusers folder.
+    pub fn network(&self) -> &'static str {
+        self.network
     }
 
     /// The sub-folders that were found.
@@ -108,19 +152,26 @@ impl SingleFile {
         self.parts.keys().copied()
     }
 
-    /// A line about what was found and is not used.
-    pub fn left_out(&self) -> Option<String> {
-        let t5 = self.t5_left_out.as_ref()?;
-        Some(format!(
-            "{}: T5 is left out, as its tokenizer is missing; put the model's {T5_TOKENIZER} beside {}",
-            t5.display(),
-            self.path.display()
-        ))
+    /// The file of each part that was found.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        self.parts.iter().map(|(part, view)| (*part, view.path()))
     }
 
-    /// The configurations of its model: relative path and contents.
-    pub fn configs(&self) -> &'static [(&'static str, &'static [u8])] {
+    /// Lines about what was found and is not used.
+    pub(crate) fn left_out(&self) -> &[String] {
+        &self.left_out
+    }
+
+    /// The folders that hold what belongs to the checkpoint: its own, the one above, ComfyUI's `models`.
+    pub(crate) fn roots(&self) -> Vec<PathBuf> {
+        beside::roots(&self.path)
+    }
+
+    /// The configurations of its model by relative path.
+    pub fn configs(&self) -> impl Iterator<Item = (&str, &Bytes)> {
         self.configs
+            .iter()
+            .map(|(name, bytes)| (name.as_str(), bytes))
     }
 
     /// Where `file` of a diffusers folder really is, for messages.
@@ -140,17 +191,15 @@ impl SingleFile {
         if file.ends_with(".safetensors") {
             return there;
         }
-        let known = self.configs.iter().any(|(name, _)| *name == file);
-        known && (there || !file.ends_with("/config.json"))
+        self.configs.contains_key(file) && (there || !file.ends_with("/config.json"))
     }
 
     pub(crate) fn read(&self, file: &str) -> Result<Bytes, Error> {
         if let Some(path) = self.t5_tokenizer.as_ref().filter(|_| file == T5_TOKENIZER) {
             return kernels::map_file(path).map_err(|source| Error::io(path, source));
         }
-        let found = self.configs.iter().find(|(name, _)| *name == file);
-        match found.filter(|_| self.has(file)) {
-            Some((_, bytes)) => Ok(Bytes::from_static(bytes)),
+        match self.configs.get(file).filter(|_| self.has(file)) {
+            Some(bytes) => Ok(bytes.clone()),
             None => Err(self.missing(file)),
         }
     }
@@ -162,16 +211,42 @@ impl SingleFile {
 
     fn missing(&self, file: &str) -> Error {
         let part = part(file);
-        let place = if part == "vae" {
-            "vae"
+        let (place, option) = if part == "vae" {
+            ("vae", "--vae")
         } else {
-            "text_encoders"
+            ("text_encoders", "--text-encoder")
         };
         let what = format!(
-            "{part} is neither in this file nor beside it; put the model's own into {place}/ beside the file or into ComfyUI's {place}/"
+            "{part} is neither in this file nor beside it; give the model's own with {option}, or put it into {place}/ beside the file or into ComfyUI's {place}/"
         );
         Error::input(&self.path, what)
     }
+}
+
+/// The configurations that the file's header brings.
+fn own_configs(file: &SafetensorsFile) -> Result<Option<Configs>, Error> {
+    let Some(text) = file.metadata(CONFIGS) else {
+        return Ok(None);
+    };
+    let Value::Object(all) = json::parse(text.as_bytes(), file.path())? else {
+        let what = format!("{CONFIGS} in its header is no object; write the file again");
+        return Err(Error::input(file.path(), what));
+    };
+    let known = |(name, _): &(String, Value)| KNOWN_FILES.contains(&name.as_str());
+    let bytes = |(name, value): (String, Value)| (name, Bytes::from(value.to_string()));
+    Ok(Some(all.into_iter().filter(known).map(bytes).collect()))
+}
+
+/// The configurations of the model that the file's header shows.
+fn known_configs(file: &SafetensorsFile) -> Result<Configs, Error> {
+    let kind = Kind::of_file(file);
+    let Some(configs) = known::files(kind) else {
+        return Err(Error::unsupported(file.path(), kind.refusal()));
+    };
+    let configs = objective(file, kind, configs)?.iter();
+    let owned =
+        |(name, bytes): &(&str, &'static [u8])| ((*name).to_owned(), Bytes::from_static(bytes));
+    Ok(configs.map(owned).collect())
 }
 
 /// The configurations of what the network was trained for, which SDXL checkpoints say by keys without a meaning of their own, as
@@ -213,25 +288,27 @@ fn objective(
 }
 
 /// The sub-folder of a file.
-fn part(file: &str) -> &str {
+pub(crate) fn part(file: &str) -> &str {
     file.split('/').next().unwrap_or(file)
 }
 
-/// The network of `kind` in `file`.
-fn network_of(file: &Arc<SafetensorsFile>, kind: Kind) -> Option<View> {
-    let (original, ours, naming): (_, _, Arc<dyn Naming>) = match kind {
-        Kind::SdxlBase => (
+/// The network of a checkpoint, a U-Net or transformer of this configuration.
+fn network_of(file: &Arc<SafetensorsFile>, network: &str, config: Option<&Value>) -> Option<View> {
+    let whole = |key: &str| usize::try_from(config?.get(key)?.as_u64()?).ok();
+    let (original, ours, naming): (_, _, Arc<dyn Naming>) = if network == "unet" {
+        let layers = whole("layers_per_block")?;
+        (
             "input_blocks.0.0.weight",
             "conv_in.weight",
-            Arc::new(UnetNames { layers: 2 }),
-        ),
-        kind => (
+            Arc::new(UnetNames { layers }),
+        )
+    } else {
+        let layers = whole("num_layers")?;
+        (
             "joint_blocks.0.x_block.attn.qkv.weight",
             "transformer_blocks.0.attn.to_q.weight",
-            Arc::new(TransformerNames {
-                layers: if kind == Kind::Sd35Large { 38 } else { 24 },
-            }),
-        ),
+            Arc::new(TransformerNames { layers }),
+        )
     };
     either(file, &NETWORK_PREFIXES, original, ours, naming)
 }
@@ -251,60 +328,4 @@ fn either(
     }
     let prefix = prefixes.iter().find(|prefix| has(prefix, ours))?;
     Some(View::named(file.clone(), *prefix, None))
-}
-
-/// The sub-folder `part` of a prior of `kind` in `file`.
-fn part_of(file: &Arc<SafetensorsFile>, kind: Kind, part: &str) -> Option<View> {
-    let sdxl = kind == Kind::SdxlBase;
-    if part == "vae" {
-        let latent = if sdxl { 4 } else { 16 };
-        let fits = |prefix: &&str| {
-            let shape = file.shape(&format!("{prefix}decoder.conv_in.weight"));
-            matches!(shape, Some([512, c, ..]) if *c == latent)
-        };
-        VAE_PREFIXES.iter().find(|prefix| fits(prefix))?;
-        return either(
-            file,
-            &VAE_PREFIXES,
-            "decoder.up.0.block.0.norm1.weight",
-            "decoder.up_blocks.0.resnets.0.norm1.weight",
-            Arc::new(VaeNames { levels: 4 }),
-        );
-    }
-    let table = "text_model.embeddings.token_embedding.weight";
-    let t5 = "encoder.block.0.layer.0.SelfAttention.q.weight";
-    let own: Arc<dyn Naming> = Arc::new(EncoderNames::Own);
-    let clip_l: Arc<dyn Naming> = Arc::new(if sdxl {
-        EncoderNames::Unprojected
-    } else {
-        EncoderNames::UnitProjection
-    });
-    let open: Arc<dyn Naming> = Arc::new(OpenClipNames);
-    let places: Vec<(&str, &str, usize, &Arc<dyn Naming>)> = match part {
-        "text_encoder" => vec![
-            ("conditioner.embedders.0.transformer.", table, 768, &clip_l),
-            ("text_encoders.clip_l.transformer.", table, 768, &clip_l),
-            ("", table, 768, &clip_l),
-        ],
-        "text_encoder_2" => vec![
-            (
-                "conditioner.embedders.1.model.",
-                "token_embedding.weight",
-                1280,
-                &open,
-            ),
-            ("text_encoders.clip_g.transformer.", table, 1280, &own),
-            ("", table, 1280, &own),
-            ("", "token_embedding.weight", 1280, &open),
-        ],
-        _ => vec![
-            ("text_encoders.t5xxl.transformer.", t5, 4096, &own),
-            ("", t5, 4096, &own),
-        ],
-    };
-    let found = places.into_iter().find(|(prefix, key, width, _)| {
-        let shape = file.shape(&format!("{prefix}{key}"));
-        shape.is_some_and(|shape| shape.get(1) == Some(width))
-    });
-    found.map(|(prefix, .., naming)| View::named(file.clone(), prefix, Some(naming.clone())))
 }

@@ -27,6 +27,7 @@ pub use file::PICKLE;
 pub use file::SafetensorsFile;
 pub use init::{Init, stream};
 pub use save::{Metadata, Stored, save_safetensors, write_atomically, write_safetensors};
+pub(crate) use view::transposed;
 pub use view::{Naming, Part, Piece, View};
 
 use crate::Error;

@@ -259,7 +259,7 @@ impl Part {
 }
 
 /// Rows of `columns` values of `width` bytes as columns.
-fn transposed(bytes: &[u8], columns: usize, width: usize) -> Vec<u8> {
+pub(crate) fn transposed(bytes: &[u8], columns: usize, width: usize) -> Vec<u8> {
     let row = columns * width;
     let column = |j: usize| {
         bytes

@@ -1,6 +1,7 @@
 //! Finding a prior's files, and what a file is.
 
 mod encoders;
+mod parts;
 
 use std::path::{Path, PathBuf};
 
@@ -184,130 +185,6 @@ fn the_wrong_model_is_named_in_one_line() {
     std::fs::write(root.join("bin/unet/diffusion_pytorch_model.bin"), "PK").expect("writes");
     let folder = Folder::open(&root.join("bin")).expect("a folder");
     assert!(refused(folder.view("unet/diffusion_pytorch_model.safetensors")).contains("pickle"));
-}
-
-#[test]
-fn a_checkpoint_finds_its_parts_inside_and_beside() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let models = folder.path().join("models");
-    write_header(
-        &models.join("diffusion_models/sdxl.safetensors"),
-        &SDXL_UNET,
-    );
-    let table = "text_model.embeddings.token_embedding.weight";
-    write_header(
-        &models.join("clip/l.safetensors"),
-        &[(table, &[49_408, 768])],
-    );
-    write_header(
-        &models.join("text_encoders/g.safetensors"),
-        &[(table, &[49_408, 1280])],
-    );
-    let vae: [(&str, &[usize]); 3] = [
-        ("encoder.conv_in.weight", &[128, 3, 3, 3]),
-        ("decoder.conv_in.weight", &[512, 4, 3, 3]),
-        ("decoder.up.0.block.0.norm1.weight", &[128]),
-    ];
-    write_header(&models.join("vae/one.safetensors"), &vae);
-    let mut sd3_vae = vae;
-    sd3_vae[1].1 = &[512, 16, 3, 3];
-    write_header(&models.join("vae/other.safetensors"), &sd3_vae);
-    let by_file = Folder::open(&models.join("diffusion_models/sdxl.safetensors")).expect("opens");
-    let by_root = Folder::open(folder.path()).expect("the only prior in it");
-    for found in [by_file, by_root] {
-        let Folder::Single(single) = &found else {
-            panic!("{found:?} is a checkpoint");
-        };
-        let parts: Vec<&str> = single.parts().collect();
-        assert_eq!(parts, ["text_encoder", "text_encoder_2", "unet", "vae"]);
-        assert!(
-            found
-                .path("vae/diffusion_pytorch_model.safetensors")
-                .ends_with("vae/one.safetensors")
-        );
-        assert_eq!(
-            found.json("unet/config.json").expect("SDXL's")["cross_attention_dim"],
-            2048
-        );
-    }
-    // Two that could be meant, and then one whose name says so.
-    write_header(&models.join("vae/two.safetensors"), &vae);
-    let line = refused(Folder::open(
-        &models.join("diffusion_models/sdxl.safetensors"),
-    ));
-    assert!(
-        line.contains("one.safetensors") && line.contains("two.safetensors"),
-        "{line}"
-    );
-    std::fs::rename(
-        models.join("vae/two.safetensors"),
-        models.join("vae/sdxl_vae.safetensors"),
-    )
-    .expect("renames");
-    let found = Folder::open(&models.join("diffusion_models/sdxl.safetensors")).expect("opens");
-    assert!(
-        found
-            .path("vae/diffusion_pytorch_model.safetensors")
-            .ends_with("sdxl_vae.safetensors")
-    );
-    // A part that is nowhere is said when it is wanted.
-    std::fs::remove_file(models.join("clip/l.safetensors")).expect("removes");
-    let found = Folder::open(&models.join("diffusion_models/sdxl.safetensors")).expect("opens");
-    assert!(!found.has("text_encoder/config.json"));
-    let line = refused(found.view("text_encoder/model.safetensors"));
-    assert!(
-        line.contains("text_encoder is neither in this file nor beside it"),
-        "{line}"
-    );
-    write_header(&models.join("checkpoints/second.safetensors"), &SDXL_UNET);
-    let line = refused(Folder::open(folder.path()));
-    assert!(
-        line.contains("several priors") && line.contains("second.safetensors"),
-        "{line}"
-    );
-    // The only file there is damaged: that is said, not that there is none.
-    let damaged = folder.path().join("damaged");
-    std::fs::create_dir(&damaged).expect("makes the folder");
-    std::fs::write(damaged.join("sdxl.safetensors"), b"short").expect("writes");
-    let line = refused(Folder::open(&damaged));
-    assert!(line.contains("sdxl.safetensors"), "{line}");
-}
-
-#[test]
-fn t5_counts_where_its_tokenizer_is() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = folder.path().join("sd3.safetensors");
-    let tensors: [(&str, &[usize]); 4] = [
-        ("joint_blocks.0.x_block.attn.qkv.weight", &[4608, 1536]),
-        ("pos_embed", &[1, 36_864, 1536]),
-        (
-            "text_encoders.clip_l.transformer.text_model.embeddings.token_embedding.weight",
-            &[49_408, 768],
-        ),
-        (
-            "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q.weight",
-            &[4096, 4096],
-        ),
-    ];
-    write_header(&path, &tensors);
-    let has = |file: &str| Folder::open(&path).expect("opens").has(file);
-    assert!(has("text_encoder/config.json") && !has("text_encoder_2/config.json"));
-    assert!(!has("text_encoder_3/config.json") && !has("text_encoder_3/model.safetensors"));
-    let left_out = || Folder::open(&path).expect("opens").left_out();
-    let line = left_out().expect("T5 is in the file");
-    assert!(
-        line.contains("sd3.safetensors") && line.contains("tokenizer_3/tokenizer.json"),
-        "{line}"
-    );
-    std::fs::create_dir(folder.path().join("tokenizer_3")).expect("makes the folder");
-    std::fs::write(folder.path().join("tokenizer_3/tokenizer.json"), "{}").expect("writes");
-    assert!(has("text_encoder_3/config.json") && has("text_encoder_3/model.safetensors"));
-    assert_eq!(left_out(), None);
-    let found = Folder::open(&path).expect("opens");
-    assert_eq!(
-        found.json("tokenizer_3/tokenizer.json").expect("JSON"),
-        json!({})
-    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use priors::folder::{Folder, Repository};
+use priors::folder::{Folder, Given, Repository};
 use reclair::hub::{Hub, Listing};
 
 /// Arguments of `download`.
@@ -33,20 +33,27 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             args.repository
         )
     })?;
-    let folder = prior(&repository, args.consent)?;
+    let folder = prior(&repository, &Given::default(), args.consent)?;
     writeln!(std::io::stdout(), "{}", folder.path("").display())?;
     Ok(())
 }
 
-/// The prior of a repository, downloaded where the cache has not all of it.
-pub(super) fn prior(repository: &Repository, consent: Consent) -> anyhow::Result<Folder> {
-    match Folder::open(repository.to_string().as_ref()) {
-        Ok(folder) if folder.lacks().is_none() => return Ok(folder),
+/// The prior of a repository, downloaded where the cache has not all of it, with the parts that are given in place of its own.
+pub(super) fn prior(
+    repository: &Repository,
+    given: &Given,
+    consent: Consent,
+) -> anyhow::Result<Folder> {
+    let id = repository.to_string();
+    match Folder::open(id.as_ref()) {
+        Ok(folder) if folder.lacks().is_none() => {
+            return Ok(Folder::open_with(id.as_ref(), given)?);
+        }
         Err(why @ priors::Error::Unsupported { .. }) => return Err(why.into()),
         // Not there, or what a broken download left.
         _ => (),
     }
-    Ok(Folder::open(&fetch(repository, consent)?)?)
+    Ok(Folder::open_with(&fetch(repository, consent)?, given)?)
 }
 
 fn fetch(repository: &Repository, consent: Consent) -> anyhow::Result<std::path::PathBuf> {

@@ -20,6 +20,8 @@ pub(super) struct Args {
     /// layout (weights are not needed) or a safetensors checkpoint.
     #[arg(long, default_value = "mini")]
     prior: String,
+    #[command(flatten)]
+    parts: super::parts::Parts,
     /// An adapter folder; mini's own by default.
     #[arg(long)]
     adapter: Option<String>,
@@ -36,8 +38,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     super::in_range("--lora-rank", args.lora_rank as f64, 1.0, 4096.0)?;
     let model = Model::named(&args.prior);
     let prior = match model {
-        Some(model) => model.folder(),
-        None => super::prior(&args.prior, super::Consent::default())?,
+        Some(model) => {
+            args.parts.refuse(&args.prior)?;
+            model.folder()
+        }
+        None => super::prior(&args.prior, &args.parts, super::Consent::default())?,
     };
     let counted = Counted::open(&prior)?;
     let row = model

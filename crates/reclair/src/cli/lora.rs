@@ -36,9 +36,17 @@ pub(super) fn merged(prior: Folder, files: &[LoraArg]) -> anyhow::Result<Folder>
     if files.is_empty() {
         return Ok(prior);
     }
-    let pairs: Vec<(&PathBuf, f64)> = files
+    // As ComfyUI names them, by their place in its models/loras.
+    let place = |file: &LoraArg| {
+        let found = match file.path.exists() {
+            true => None,
+            false => prior.find_lora(&file.path),
+        };
+        found.unwrap_or(file.path.clone())
+    };
+    let pairs: Vec<(PathBuf, f64)> = files
         .iter()
-        .map(|file| (&file.path, file.strength))
+        .map(|file| (place(file), file.strength))
         .collect();
     let (prior, reports) = restore::lora::merged(prior, &pairs)?;
     for (file, report) in files.iter().zip(reports) {

@@ -11,6 +11,7 @@ mod export;
 mod info;
 mod jobs;
 mod lora;
+mod parts;
 mod report;
 mod restore;
 mod table3;
@@ -19,7 +20,7 @@ mod train;
 
 use burn::tensor::Device;
 use clap::{Parser, Subcommand, ValueEnum};
-use priors::folder::{Folder, Repository};
+use priors::folder::{Folder, Given, Repository};
 use reclair::embedded;
 
 /// Restores real photographs with a diffusion prior and a restoration adapter.
@@ -126,19 +127,28 @@ use download::Consent;
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 struct Consent {}
 
-/// The prior that `--prior` names: `mini`, what stands at a path, or a repository in Hugging Face's cache or on the hub.
-fn prior(name: &str, consent: Consent) -> anyhow::Result<Folder> {
+/// The prior that `--prior` names: `mini`, what stands at a path, or a repository in Hugging Face's cache or on the hub; with
+/// the parts that are given in place of its own. Says which file each part comes from where that can be asked.
+fn prior(name: &str, parts: &parts::Parts, consent: Consent) -> anyhow::Result<Folder> {
+    let prior = find_prior(name, &parts.given(), consent)?;
+    for source in prior.sources() {
+        eprintln!("prior: {source}");
+    }
+    Ok(prior)
+}
+
+fn find_prior(name: &str, given: &Given, consent: Consent) -> anyhow::Result<Folder> {
     match name {
-        "mini" => Ok(embedded::mini_prior()),
+        "mini" => Ok(embedded::mini_prior().with_parts(given)?),
         _ if table3::Model::named(name).is_some() && !std::path::Path::new(name).exists() => {
             anyhow::bail!(
                 "{name} is not embedded; give its diffusers folder or safetensors checkpoint"
             )
         }
-        path if std::path::Path::new(path).exists() => Ok(Folder::open(path.as_ref())?),
+        path if std::path::Path::new(path).exists() => Ok(Folder::open_with(path.as_ref(), given)?),
         id => match Repository::parse(id) {
-            Some(repository) => of_repository(&repository, consent),
-            None => Ok(Folder::open(id.as_ref())?),
+            Some(repository) => of_repository(&repository, given, consent),
+            None => Ok(Folder::open_with(id.as_ref(), given)?),
         },
     }
 }
@@ -148,7 +158,7 @@ use download::prior as of_repository;
 
 /// The prior of a repository in Hugging Face's cache.
 #[cfg(not(feature = "hub"))]
-fn of_repository(repository: &Repository, _: Consent) -> anyhow::Result<Folder> {
+fn of_repository(repository: &Repository, given: &Given, _: Consent) -> anyhow::Result<Folder> {
     let id = repository.to_string();
     if repository.snapshot().is_none() && !repository.folder().is_some_and(|folder| folder.is_dir())
     {
@@ -156,7 +166,7 @@ fn of_repository(repository: &Repository, _: Consent) -> anyhow::Result<Folder> 
             "{id} is no file, no folder and nothing in Hugging Face's cache; give a prior's folder or safetensors file, or build reclair with `--features hub` to download it"
         );
     }
-    Ok(Folder::open(id.as_ref())?)
+    Ok(Folder::open_with(id.as_ref(), given)?)
 }
 
 /// The adapter that `--adapter` names; mini's own where none is given for mini.

@@ -210,3 +210,41 @@ pub(crate) fn sd3_adapter(prior: &Path, folder: &Path) {
     });
     adapter(prior, folder, &config);
 }
+
+/// Gives a prior of [`sdxl`]'s or [`sd3`]'s shape the vocabulary that checkpoints mean, CLIP's own, which the program has.
+pub(crate) fn with_clips_vocabulary(prior: &Path) {
+    for suffix in ["", "_2"] {
+        let place = prior.join(format!("text_encoder{suffix}"));
+        let text = std::fs::read(place.join("config.json")).expect("reads");
+        let mut config: Value = serde_json::from_slice(&text).expect("JSON");
+        config["vocab_size"] = 49_408.into();
+        part(
+            prior,
+            &format!("text_encoder{suffix}"),
+            ENCODER_FILE,
+            &config,
+            |path, w| ClipText::from_json(&config, path, w).map(drop),
+        );
+        for file in ["vocab.json", "merges.txt"] {
+            let place = prior.join(format!("tokenizer{suffix}")).join(file);
+            std::fs::remove_file(place).expect("removes it");
+        }
+    }
+}
+
+/// Makes the projection of the first text encoder the unit matrix, as SD3's is.
+pub(crate) fn with_unit_projection(prior: &Path) {
+    let path = prior.join("text_encoder").join(ENCODER_FILE);
+    let file = priors::weights::SafetensorsFile::open(&path).expect("opens");
+    let names = file.names().iter();
+    let mut values: Values = names
+        .map(|name| (name.clone(), file.data(name).expect("floats")))
+        .collect();
+    drop(file);
+    let projection = values.get_mut("text_projection.weight").expect("there");
+    let shape = projection.shape().clone();
+    let unit = |i: usize| f32::from(u8::from(i % (shape[0] + 1) == 0));
+    let unit: Vec<f32> = (0..shape[0] * shape[1]).map(unit).collect();
+    *projection = burn::tensor::TensorData::new(unit, shape);
+    save_safetensors(&path, &values, DType::F16, &Default::default()).expect("saves");
+}

@@ -106,7 +106,7 @@ fn open_lora(
     let path = folder.path(LORA_FILE);
     let header = SafetensorsFile::from_bytes(folder.read(LORA_FILE)?, &path)?;
     let bad = |what: String| Error::Input(format!("{}: {what}", path.display()));
-    let alphas = Alphas::of_header(&header)?;
+    let alphas = Alphas::of_header(&header, prior.kind().folder())?;
     if alphas.differ() {
         return Err(bad(
             "has modules of different alphas; take it out of the folder and give it with --lora"

@@ -1,20 +1,20 @@
 //! Reading a LoRA file of any trainer, as updates of a prior's modules.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fmt::{self, Display, Formatter},
     path::{Path, PathBuf},
 };
 
 use burn::tensor::{DType, TensorData};
 use priors::weights::{Part, SafetensorsFile};
-use serde_json::Value;
 
-use super::names::{Key, Names, Place, Role};
+use super::{
+    alphas::Alphas,
+    names::{Key, Names, Place, Role},
+    shapes::PriorShapes,
+};
 use crate::Error;
-
-/// The header's entry that diffusers writes: rank and alpha, by module where they differ.
-pub(crate) const METADATA: &str = "lora_adapter_metadata";
 
 /// A low-rank update of one module: `W + strength * alpha / r * up down`.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,13 +39,16 @@ impl Update {
     }
 }
 
-/// A file's updates, by the prior's module.
+/// Updates by the module that they change.
+pub type Updates = BTreeMap<String, Update>;
+
+/// A file's updates, by the prior's part and module.
 #[derive(Clone, Debug)]
 pub struct LoraFile {
     /// The file.
     pub path: PathBuf,
-    /// The updates of the prior's modules.
-    pub updates: BTreeMap<String, Update>,
+    /// The updates of each part: `unet` or `transformer`, `text_encoder`, `text_encoder_2`, `text_encoder_3`.
+    pub updates: BTreeMap<&'static str, Updates>,
     /// How the file's keys were used.
     pub report: Report,
 }
@@ -57,7 +60,7 @@ pub struct Report {
     pub matched: usize,
     /// Keys of the file.
     pub all: usize,
-    /// Keys of text encoders, which are not used.
+    /// Keys of text encoders' modules that this prior does not have.
     pub text_encoder: usize,
     /// The first of the others.
     pub strangers: Vec<String>,
@@ -67,7 +70,11 @@ impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {} keys matched", self.matched, self.all)?;
         if self.text_encoder > 0 {
-            write!(f, ", {} of text encoders are not used", self.text_encoder)?;
+            write!(
+                f,
+                ", {} of text encoders that this prior does not have",
+                self.text_encoder
+            )?;
         }
         if !self.strangers.is_empty() {
             let strangers = self.all - self.matched - self.text_encoder;
@@ -95,7 +102,7 @@ impl LoraFile {
     /// # Errors
     /// A file that is no LoRA or one of another kind (LoKr, LoHa, DoRA), half an update, shapes that do not fit the prior, or
     /// a file without one key of this prior.
-    pub fn open(path: &Path, shapes: &BTreeMap<String, Vec<usize>>) -> Result<Self, Error> {
+    pub fn open(path: &Path, shapes: &PriorShapes) -> Result<Self, Error> {
         // PEFT's and our adapters are folders with the file inside.
         let names = [
             "pytorch_lora_weights.safetensors",
@@ -113,14 +120,11 @@ impl LoraFile {
     ///
     /// # Errors
     /// As [`LoraFile::open`].
-    pub fn from_file(
-        file: &SafetensorsFile,
-        shapes: &BTreeMap<String, Vec<usize>>,
-    ) -> Result<Self, Error> {
+    pub fn from_file(file: &SafetensorsFile, shapes: &PriorShapes) -> Result<Self, Error> {
         let path = file.path();
         let bad = |what: String| Error::Input(format!("{}: {what}", path.display()));
         let names = Names::new(shapes);
-        let mut modules: BTreeMap<&str, Parts> = BTreeMap::new();
+        let mut modules: BTreeMap<(&'static str, &str), Parts> = BTreeMap::new();
         let mut report = Report {
             matched: 0,
             all: file.names().len(),
@@ -134,17 +138,17 @@ impl LoraFile {
                 strange.insert(name);
                 continue;
             };
-            if key.of_text_encoder() {
-                report.text_encoder += 1;
+            let Some((part, _)) = names.find(key.module) else {
+                if key.of_text_encoder() {
+                    report.text_encoder += 1;
+                } else {
+                    strange.insert(name);
+                }
                 continue;
-            }
-            if names.find(key.module).is_empty() {
-                strange.insert(name);
-                continue;
-            }
+            };
             report.matched += 1;
             let values = values(file, name)?;
-            let parts = modules.entry(key.module).or_default();
+            let parts = modules.entry((part, key.module)).or_default();
             match key.role {
                 Role::Down => parts.down = Some(values),
                 Role::Up => parts.up = Some(values),
@@ -163,15 +167,21 @@ impl LoraFile {
                 "holds no LoRA of this prior: {report}; give a LoRA that was made for it"
             )));
         }
-        let alphas = Alphas::of(file)?;
-        let mut updates = BTreeMap::new();
-        for (module, parts) in modules {
+        let mut updates: BTreeMap<&'static str, Updates> = BTreeMap::new();
+        let mut alphas = BTreeMap::new();
+        for ((part, module), parts) in modules {
+            let alphas = match alphas.entry(part) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(Alphas::of(file, part)?),
+            };
+            let of_part = updates.entry(part).or_default();
             let (Some(down), Some(up)) = (parts.down, parts.up) else {
                 return Err(bad(format!(
                     "holds only a part of {module}; download or copy it again"
                 )));
             };
-            for place in names.find(module) {
+            for place in names.places(part, module) {
+                let wanted = shapes.weight(part, &place.module);
                 let update = one(&down, &up, place).and_then(|(down, up)| {
                     let rank = down.shape().first().copied().unwrap_or(0);
                     let alpha = parts.alpha.or(alphas.of_module(&place.module, rank));
@@ -180,11 +190,9 @@ impl LoraFile {
                         down,
                         up,
                     };
-                    let wanted = &shapes[&format!("{}.weight", place.module)];
                     (fits(&update, wanted)).then_some(update)
                 });
                 let update = update.ok_or_else(|| {
-                    let wanted = &shapes[&format!("{}.weight", place.module)];
                     bad(format!(
                         "{module} is {:?} and {:?}, which does not fit the prior's {} {wanted:?}; give a LoRA that was made for it",
                         down.shape().as_slice(),
@@ -192,7 +200,7 @@ impl LoraFile {
                         place.module
                     ))
                 })?;
-                if updates.insert(place.module.clone(), update).is_some() {
+                if of_part.insert(place.module.clone(), update).is_some() {
                     return Err(bad(format!(
                         "holds {} under two names; keep one of them",
                         place.module
@@ -294,141 +302,4 @@ fn fits(update: &Update, wanted: &[usize]) -> bool {
     let shape = update.shape();
     let squeezed = shape.len() == 4 && shape[2..] == [1, 1] && shape[..2] == *wanted;
     shape == wanted || squeezed
-}
-
-/// How strong a file's updates are, as diffusers writes it into the header and PEFT into `adapter_config.json`.
-#[derive(Debug, Default)]
-pub(crate) struct Alphas {
-    all: Option<f64>,
-    each: Vec<Pattern>,
-    /// `use_rslora`: the scale is `alpha / sqrt(r)`.
-    stabilised: bool,
-}
-
-/// A module's path or its end, and the alpha of what matches.
-#[derive(Debug)]
-struct Pattern {
-    path: String,
-    whole: bool,
-    alpha: f64,
-}
-
-impl Alphas {
-    fn of(file: &SafetensorsFile) -> Result<Self, Error> {
-        let beside = file.path().with_file_name("adapter_config.json");
-        match std::fs::read(&beside) {
-            Ok(text) if file.metadata(METADATA).is_none() => {
-                let config: Value = serde_json::from_slice(&text).map_err(|why| {
-                    Error::Input(format!(
-                        "{}: is not JSON ({why}), and it says how strong the LoRA is; copy it again",
-                        beside.display()
-                    ))
-                })?;
-                Self::read(&beside, |key| config.get(key))
-            }
-            _ => Self::of_header(file),
-        }
-    }
-
-    /// Of the header alone.
-    pub(crate) fn of_header(file: &SafetensorsFile) -> Result<Self, Error> {
-        let Some(text) = file.metadata(METADATA) else {
-            return Ok(Self::default());
-        };
-        let about: Value = serde_json::from_str(text).map_err(|why| {
-            Error::Input(format!(
-                "{}: {METADATA} is not JSON ({why}); copy it again",
-                file.path().display()
-            ))
-        })?;
-        Self::read(file.path(), |key| {
-            let mut networks = ["unet", "transformer"].iter();
-            networks.find_map(|network| about.get(format!("{network}.{key}")))
-        })
-    }
-
-    /// The value of each key is what `get` has for it.
-    fn read<'a>(path: &Path, get: impl Fn(&str) -> Option<&'a Value>) -> Result<Self, Error> {
-        let get = |key: &str| get(key).filter(|value| !value.is_null());
-        let bad = |what: String| Error::Input(format!("{}: {what}", path.display()));
-        let number = |key: &str, value: &Value| {
-            value.as_f64().ok_or_else(|| {
-                let value = short(&value.to_string());
-                bad(format!("{key} is {value} and no number; copy it again"))
-            })
-        };
-        let all = get("lora_alpha").map(|alpha| number("lora_alpha", alpha));
-        let all = all.transpose()?;
-        let stabilised = match get("use_rslora") {
-            None => false,
-            Some(Value::Bool(stabilised)) => *stabilised,
-            Some(other) => {
-                let other = short(&other.to_string());
-                return Err(bad(format!(
-                    "use_rslora is {other} and neither true nor false; copy it again"
-                )));
-            }
-        };
-        if stabilised && all.is_none() {
-            return Err(bad(
-                "says use_rslora and no lora_alpha; copy it again".to_owned()
-            ));
-        }
-        let mut each = Vec::new();
-        let patterns = match get("alpha_pattern") {
-            None => None,
-            Some(Value::Object(patterns)) => Some(patterns),
-            Some(_) => {
-                return Err(bad("alpha_pattern is no object; copy it again".to_owned()));
-            }
-        };
-        for (pattern, alpha) in patterns.into_iter().flatten() {
-            let path = pattern.strip_prefix('^').unwrap_or(pattern);
-            // A regular expression to PEFT; modules' names have none of its signs but the dot.
-            let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-            if path.is_empty() || !path.chars().all(plain) {
-                return Err(bad(format!(
-                    "alpha_pattern {:?} is a regular expression, which is not supported; name the modules",
-                    short(pattern)
-                )));
-            }
-            each.push(Pattern {
-                path: path.to_owned(),
-                whole: path != pattern,
-                alpha: number("alpha_pattern", alpha)?,
-            });
-        }
-        Ok(Self {
-            all,
-            each,
-            stabilised,
-        })
-    }
-
-    /// Whether some modules differ from the others.
-    pub(crate) fn differ(&self) -> bool {
-        !self.each.is_empty()
-    }
-
-    /// The alpha of a module of this rank by which `alpha / r` is its scale; none where nothing is said.
-    pub(crate) fn of_module(&self, module: &str, rank: usize) -> Option<f64> {
-        // PEFT takes the first pattern that is the module's path or its end.
-        let mut each = self.each.iter();
-        let own = each.find(|pattern| {
-            let start = module.strip_suffix(&pattern.path);
-            start.is_some_and(|start| start.is_empty() || (!pattern.whole && start.ends_with('.')))
-        });
-        let alpha = own.map(|own| own.alpha).or(self.all)?;
-        let more = if self.stabilised {
-            (rank as f64).sqrt()
-        } else {
-            1.0
-        };
-        Some(alpha * more)
-    }
-}
-
-/// The beginning of what may be long.
-fn short(text: &str) -> String {
-    text.chars().take(60).collect()
 }

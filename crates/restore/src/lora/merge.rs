@@ -4,19 +4,15 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use burn::tensor::{Device, TensorData};
-use priors::{
-    any::AnyPrior,
-    folder::Folder,
-    weights::{Edit, Weights},
-};
+use burn::tensor::TensorData;
+use priors::{folder::Folder, weights::Edit};
 use rayon::prelude::*;
 
-use super::{LoraFile, Report, Update};
+use super::{LoraFile, PriorShapes, Report, Update};
 use crate::Error;
 
 /// Updates with their strengths, by module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Merge {
     updates: BTreeMap<String, Vec<(f64, Update)>>,
 }
@@ -60,16 +56,6 @@ fn add(weight: &mut [f32], update: &Update, strength: f64) {
     });
 }
 
-/// Names and shapes of the tensors of a prior's network, from its configuration.
-///
-/// # Errors
-/// A missing or unsupported configuration.
-pub fn network_shapes(folder: &Folder) -> Result<BTreeMap<String, Vec<usize>>, Error> {
-    let w = Weights::blank(&Device::flex());
-    AnyPrior::from_folder(folder, &w)?;
-    Ok(w.shapes())
-}
-
 /// The prior of `folder` with the LoRA files merged at their strengths, and how each file's keys were used.
 ///
 /// # Errors
@@ -78,21 +64,26 @@ pub fn merged(
     folder: Folder,
     files: &[(impl AsRef<Path>, f64)],
 ) -> Result<(Folder, Vec<Report>), Error> {
-    let shapes = network_shapes(&folder)?;
-    let mut updates: BTreeMap<String, Vec<(f64, Update)>> = BTreeMap::new();
+    let shapes = PriorShapes::of(&folder)?;
+    let mut merges: BTreeMap<&'static str, Merge> = BTreeMap::new();
     let mut reports = Vec::new();
     for (path, strength) in files {
         let file = LoraFile::open(path.as_ref(), &shapes)?;
         // Strength 0 leaves every bit as it is.
-        for (module, update) in file.updates.into_iter().filter(|_| *strength != 0.0) {
-            updates.entry(module).or_default().push((*strength, update));
+        for (part, updates) in file.updates.into_iter().filter(|_| *strength != 0.0) {
+            let all = &mut merges.entry(part).or_default().updates;
+            for (module, update) in updates {
+                all.entry(module).or_default().push((*strength, update));
+            }
         }
         reports.push(file.report);
     }
+    let edits = merges.into_iter();
     let edited = Folder::Edited {
-        part: folder.network(),
         folder: Box::new(folder),
-        edit: Arc::new(Merge { updates }),
+        edits: edits
+            .map(|(part, merge)| (part, Arc::new(merge) as Arc<dyn Edit>))
+            .collect(),
     };
     Ok((edited, reports))
 }

@@ -6,9 +6,12 @@
 //!
 //! Source: Hu et al., LoRA (2106.09685); keys and defaults of PEFT.
 
+mod alphas;
 mod file;
 mod merge;
 mod names;
+mod shapes;
+mod text_names;
 mod write;
 
 use std::collections::BTreeMap;
@@ -21,9 +24,10 @@ use priors::{
 };
 use serde::{Deserialize, Serialize};
 
-pub(crate) use file::{Alphas, METADATA};
-pub use file::{LoraFile, Report, Update};
-pub use merge::{merged, network_shapes};
+pub(crate) use alphas::{Alphas, METADATA};
+pub use file::{LoraFile, Report, Update, Updates};
+pub use merge::merged;
+pub use shapes::PriorShapes;
 pub use write::{Form, write_lora};
 
 use crate::Error;

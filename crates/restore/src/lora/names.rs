@@ -13,6 +13,8 @@ use priors::{
     weights::Part,
 };
 
+use super::{shapes::PriorShapes, text_names::TextNames};
+
 /// One of the two matrices, or what scales their product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Role {
@@ -104,8 +106,10 @@ pub(super) struct Place {
 /// Every module of a prior in every form.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
+    network: &'static str,
     places: BTreeMap<String, Vec<Place>>,
     naming: Naming,
+    text: TextNames,
 }
 
 /// How Stability names the prior's modules.
@@ -146,10 +150,10 @@ impl Naming {
 
 impl Names {
     /// The names of the modules among a prior's tensors.
-    pub(super) fn new(shapes: &BTreeMap<String, Vec<usize>>) -> Self {
-        let modules = shapes
-            .keys()
-            .filter_map(|name| name.strip_suffix(".weight"));
+    pub(super) fn new(shapes: &PriorShapes) -> Self {
+        let network = shapes.network();
+        let tensors = shapes.part(network).into_iter().flat_map(|all| all.keys());
+        let modules = tensors.filter_map(|name| name.strip_suffix(".weight"));
         let naming = Naming::of(modules.clone());
         let mut places: BTreeMap<String, Vec<Place>> = BTreeMap::new();
         let mut add = |form: &str, module: &str, part| {
@@ -171,13 +175,30 @@ impl Names {
                 add(&original, module, part);
             }
         }
-        Self { places, naming }
+        Self {
+            network,
+            places,
+            naming,
+            text: TextNames::new(shapes),
+        }
     }
 
-    /// The modules that `module` of a file means: three for a fused projection, none for another network's.
-    pub(super) fn find(&self, module: &str) -> &[Place] {
-        let found = self.places.get(&plain(module));
-        found.map_or(&[], Vec::as_slice)
+    /// The part of the prior and the modules there that `module` of a file means: three for a fused projection, none for
+    /// another prior's.
+    pub(super) fn find(&self, module: &str) -> Option<(&'static str, &[Place])> {
+        if let Some(found) = self.text.find(module) {
+            return Some(found);
+        }
+        let found = self.places.get(&plain(module))?;
+        Some((self.network, found.as_slice()))
+    }
+
+    /// The modules of `part` that `module` of a file means.
+    pub(super) fn places(&self, part: &str, module: &str) -> &[Place] {
+        match self.find(module) {
+            Some((found, places)) if found == part => places,
+            _ => &[],
+        }
     }
 
     /// Stability's name of the prior's `module`, and what part of it this is.
@@ -189,15 +210,7 @@ impl Names {
             return Some(first);
         };
         let attention = module.replace("upsamplers.0.conv", "attentions.0.norm");
-        let attends = !self.find(&attention).is_empty();
+        let attends = self.find(&attention).is_some();
         Some(if attends { first } else { second })
-    }
-
-    /// What stands before a module in diffusers' files.
-    pub(super) fn network(&self) -> &'static str {
-        match self.naming {
-            Naming::Unet(_) => "unet",
-            Naming::Transformer(_) => "transformer",
-        }
     }
 }

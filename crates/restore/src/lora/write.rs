@@ -6,7 +6,7 @@ use burn::tensor::{DType, TensorData};
 use priors::weights::{Metadata, Part, Values, save_safetensors, write_atomically};
 use serde_json::{Map, Value, json};
 
-use super::{Update, file::METADATA, names::Names};
+use super::{METADATA, PriorShapes, Update, Updates, names::Names, text_names::TextNames};
 use crate::Error;
 
 /// Whose names a file has.
@@ -20,35 +20,51 @@ pub enum Form {
     Peft,
 }
 
-/// Writes `updates` of a prior with these tensors to `path`, a file (kohya, diffusers) or a folder (PEFT).
+/// Writes `updates` of the parts of a prior with these tensors to `path`, a file (kohya, diffusers) or a folder (PEFT).
 ///
 /// # Errors
-/// A module that the form has no name for, or a place that cannot be written to.
+/// A module that the form has no name for, updates of a text encoder in PEFT's form, or a place that cannot be written to.
 pub fn write_lora(
     path: &Path,
-    updates: &BTreeMap<String, Update>,
-    shapes: &BTreeMap<String, Vec<usize>>,
+    updates: &BTreeMap<&'static str, Updates>,
+    shapes: &PriorShapes,
     form: Form,
     dtype: DType,
 ) -> Result<(), Error> {
-    let names = Names::new(shapes);
+    let network = shapes.network();
+    let none = Updates::new();
     match form {
         Form::Kohya => {
-            let values = kohya(updates, &names)?;
+            let names = Names::new(shapes);
+            let mut values = kohya(updates.get(network).unwrap_or(&none), &names)?;
+            for (part, updates) in updates.iter().filter(|(part, _)| **part != network) {
+                let prefix = TextNames::kohya(part, shapes.text_encoders()).unwrap_or_default();
+                for (module, update) in updates {
+                    let (down, up) = (update.down.clone(), update.up.clone());
+                    put(&mut values, prefix, module, down, up, update.alpha);
+                }
+            }
             Ok(save_safetensors(path, &values, dtype, &Metadata::new())?)
         }
         Form::Diffusers => {
-            let network = names.network();
-            let about: Map<String, Value> = config(updates)
-                .into_iter()
-                .map(|(key, value)| (format!("{network}.{key}"), value))
-                .collect();
+            let mut about: Map<String, Value> = Map::new();
+            let mut values = Values::new();
+            for (part, updates) in updates {
+                let of_part = config(updates).into_iter();
+                about.extend(of_part.map(|(key, value)| (format!("{part}.{key}"), value)));
+                values.extend(plain(updates, part));
+            }
             let metadata =
                 Metadata::from([(METADATA.to_owned(), Value::Object(about).to_string())]);
-            let values = plain(updates, network);
             Ok(save_safetensors(path, &values, dtype, &metadata)?)
         }
         Form::Peft => {
+            if let Some(part) = updates.keys().find(|part| **part != network) {
+                return Err(Error::Unsupported(format!(
+                    "PEFT's form holds one network's updates and these are of {part} too; write kohya's or diffusers'"
+                )));
+            }
+            let updates = updates.get(network).unwrap_or(&none);
             let values = plain(updates, "base_model.model");
             let file = path.join("adapter_model.safetensors");
             save_safetensors(&file, &values, dtype, &Metadata::new())?;
@@ -60,7 +76,7 @@ pub fn write_lora(
     }
 }
 
-fn plain(updates: &BTreeMap<String, Update>, prefix: &str) -> Values {
+fn plain(updates: &Updates, prefix: &str) -> Values {
     let both = |(module, update): (&String, &Update)| {
         let name = |matrix| format!("{prefix}.{module}.{matrix}.weight");
         [
@@ -72,7 +88,7 @@ fn plain(updates: &BTreeMap<String, Update>, prefix: &str) -> Values {
 }
 
 /// PEFT's `LoraConfig`: the commonest rank and alpha, and the modules that differ.
-fn config(updates: &BTreeMap<String, Update>) -> Map<String, Value> {
+fn config(updates: &Updates) -> Map<String, Value> {
     let first = updates.values().next();
     let (rank, alpha) = first.map_or((1, 1.0), |update| (update.rank(), update.alpha));
     let (mut ranks, mut alphas) = (Map::new(), Map::new());
@@ -106,15 +122,27 @@ fn number(value: f64) -> Value {
     }
 }
 
-fn kohya(updates: &BTreeMap<String, Update>, names: &Names) -> Result<Values, Error> {
+/// Adds a module's update in kohya's form.
+fn put(
+    values: &mut Values,
+    prefix: &str,
+    module: &str,
+    down: TensorData,
+    up: TensorData,
+    alpha: f64,
+) {
+    let module = format!("{prefix}{}", module.replace('.', "_"));
+    values.insert(format!("{module}.lora_down.weight"), down);
+    values.insert(format!("{module}.lora_up.weight"), up);
+    let alpha = TensorData::new(vec![alpha as f32], Vec::<usize>::new());
+    values.insert(format!("{module}.alpha"), alpha);
+}
+
+fn kohya(updates: &Updates, names: &Names) -> Result<Values, Error> {
     let mut fused: BTreeMap<String, Vec<(usize, &Update, usize)>> = BTreeMap::new();
     let mut values = Values::new();
-    let mut put = |module: &str, down, up, alpha: f64| {
-        let module = format!("lora_unet_{}", module.replace('.', "_"));
-        values.insert(format!("{module}.lora_down.weight"), down);
-        values.insert(format!("{module}.lora_up.weight"), up);
-        let alpha = TensorData::new(vec![alpha as f32], Vec::<usize>::new());
-        values.insert(format!("{module}.alpha"), alpha);
+    let mut put = |module: &str, down, up, alpha| {
+        put(&mut values, "lora_unet_", module, down, up, alpha);
     };
     for (module, update) in updates {
         let (original, part) = names.original(module).ok_or_else(|| {

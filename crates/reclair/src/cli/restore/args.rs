@@ -26,6 +26,8 @@ pub(in crate::cli) struct Args {
     #[arg(long, default_value = "mini")]
     prior: String,
     #[command(flatten)]
+    parts: crate::cli::parts::Parts,
+    #[command(flatten)]
     consent: crate::cli::Consent,
     /// An adapter folder for the prior; `none` for the bare prior.
     #[arg(long)]
@@ -320,10 +322,7 @@ impl Args {
     }
 
     pub(super) fn restorer(&self) -> anyhow::Result<Restorer> {
-        let prior = crate::cli::prior(&self.prior, self.consent)?;
-        if let Some(left_out) = prior.left_out() {
-            eprintln!("note: {left_out}");
-        }
+        let prior = crate::cli::prior(&self.prior, &self.parts, self.consent)?;
         let prior = crate::cli::lora::merged(prior, &self.lora)?;
         let adapter = crate::cli::adapter(self.adapter.as_deref(), &self.prior);
         // mini is small enough to be widened once; a large prior stays in the type it is stored in.

@@ -1,0 +1,94 @@
+"""Golden of LoRA for text encoders in the forms of different trainers, and of the weights that diffusers makes of them.
+
+`<form>:<key>` are the tensors of a file, with one module of the U-Net of lora_files.py. `fused.<encoder>:<name>` are weights of tiny
+text encoders after diffusers' pipeline has loaded and fused the file, `fused_alpha.<encoder>:<name>` those with alphas. Bare weights by the
+formula under their own names. Both encoders are CLIPTextModelWithProjection: transformers 5 names CLIPTextModel's modules otherwise, and
+diffusers then finds none of a file's.
+"""
+
+import json
+import os
+import sys
+
+import torch
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../priors/tests/golden"))
+
+from formula import fill, weight
+from golden import config_of, save
+from single_file import SMALL_UNET
+
+torch.set_num_threads(1)
+R, ALPHA = 2, 3.0
+COMMON = dict(vocab_size=24, max_position_embeddings=6, num_hidden_layers=2, num_attention_heads=2, hidden_act="quick_gelu", eos_token_id=2)
+WIDTHS = {"text_encoder": 8, "text_encoder_2": 12}
+LAYER = "text_model.encoder.layers"
+MODULES = [f"{LAYER}.0.self_attn.{p}_proj" for p in ["q", "k", "v", "out"]] + [f"{LAYER}.1.mlp.fc1", f"{LAYER}.1.mlp.fc2"]
+OLD = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
+UNET = "mid_block.attentions.0.transformer_blocks.1.attn1.to_v"
+
+
+def encoder(width):
+    config = CLIPTextConfig(**COMMON, hidden_size=width, intermediate_size=2 * width, projection_dim=width)
+    return fill(CLIPTextModelWithProjection(config)).eval()
+
+
+def pipeline():
+    net = UNet2DConditionModel(**SMALL_UNET)
+    net.load_state_dict({k: weight(k, v.shape) for k, v in net.state_dict().items()})
+    parts = {name: encoder(width) for name, width in WIDTHS.items()}
+    return StableDiffusionXLPipeline(unet=net, vae=None, tokenizer=None, tokenizer_2=None, scheduler=None, **parts)
+
+
+def fused(file):
+    """The encoders' changed weights after diffusers has loaded and fused a file."""
+    pipe = pipeline()
+    before = {name: {k: v.clone() for k, v in getattr(pipe, name).state_dict().items()} for name in WIDTHS}
+    pipe.load_lora_weights({k: v.clone() for k, v in file.items()})
+    pipe.fuse_lora(components=list(WIDTHS))
+    pipe.unload_lora_weights()
+    out = {}
+    for name in WIDTHS:
+        after = getattr(pipe, name).state_dict()
+        changed = {k: v for k, v in after.items() if not v.equal(before[name][k])}
+        assert sorted(changed) == sorted(m + ".weight" for m in MODULES), (name, sorted(changed))
+        out |= {f"{name}:{k}": v for k, v in changed.items()}
+    return out
+
+
+def main():
+    forms = {form: {} for form in ["kohya", "diffusers", "diffusers_old", "comfyui"]}
+    state = {name: encoder(width).state_dict() for name, width in WIDTHS.items()}
+    state["unet"] = UNet2DConditionModel(**SMALL_UNET).state_dict()
+    for i, name in enumerate(["text_encoder", "text_encoder_2", "unet"]):
+        for module in [UNET] if name == "unet" else MODULES:
+            out, width = state[name][module + ".weight"].shape
+            a, b = weight(f"{name}.{module}.a", (R, width)), weight(f"{name}.{module}.b", (out, R))
+            place = f"lora_te{i + 1}_" if i < 2 else "lora_unet_"
+            kohya = place + module.replace(".", "_")
+            forms["kohya"] |= {f"{kohya}.lora_down.weight": a, f"{kohya}.lora_up.weight": b, f"{kohya}.alpha": torch.tensor(ALPHA)}
+            forms["diffusers"] |= {f"{name}.{module}.lora_A.weight": a, f"{name}.{module}.lora_B.weight": b}
+            last = module.rsplit(".", 1)[-1]
+            if last in OLD:
+                # The oldest form calls the projections otherwise.
+                old = f"{name}.{module.removesuffix(last)}{OLD[last]}_lora"
+            else:
+                old = f"{name}.{module}.lora" if name == "unet" else f"{name}.{module}.lora_linear_layer"
+            forms["diffusers_old"] |= {f"{old}.down.weight": a, f"{old}.up.weight": b}
+            comfy = ["text_encoders.clip_l.transformer.", "text_encoders.clip_g.transformer.", "diffusion_model."][i]
+            module = module if i < 2 else "middle_block.1.transformer_blocks.1.attn1.to_v"
+            forms["comfyui"] |= {f"{comfy}{module}.lora_down.weight": a, f"{comfy}{module}.lora_up.weight": b}
+    plain, alpha = fused(forms["diffusers"]), fused(forms["kohya"])
+    assert all(torch.allclose(v, plain[k]) for k, v in fused(forms["diffusers_old"]).items())
+    tensors = {f"{form}:{k}": v for form, file in forms.items() for k, v in file.items()}
+    tensors |= {f"fused.{k}": v for k, v in plain.items()} | {f"fused_alpha.{k}": v for k, v in alpha.items()}
+    configs = {name: config_of(encoder(width)) for name, width in WIDTHS.items()}
+    configs["unet"] = config_of(UNet2DConditionModel(**SMALL_UNET))
+    note = f"LoRA of rank {R} for SDXL's text encoders; alpha {ALPHA} in kohya's form, the rank elsewhere. See the script."
+    save("lora_text", tensors, json.loads(json.dumps(configs, default=str)), note)
+
+
+if __name__ == "__main__":
+    main()

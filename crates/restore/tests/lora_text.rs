@@ -1,0 +1,124 @@
+//! LoRA of text encoders: what diffusers makes of their weights, we make of them (`golden/lora_text.py`).
+
+#[path = "../../priors/tests/golden/mod.rs"]
+mod golden;
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{DType, Device};
+use golden::{Golden, OP, formula_value};
+use priors::{
+    folder::Folder,
+    weights::{SafetensorsFile, Values, Weights, save_safetensors},
+};
+use restore::lora::{Form, LoraFile, PriorShapes, merged, write_lora};
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+const ENCODERS: [&str; 2] = ["text_encoder", "text_encoder_2"];
+
+/// The golden's prior as a diffusers folder, weights by the formula.
+fn prior(golden: &Golden, root: &Path) -> Folder {
+    let folder = Folder::Disk(root.to_owned());
+    let formula = Weights::formula(&Device::flex());
+    for part in ["unet", ENCODERS[0], ENCODERS[1]] {
+        std::fs::create_dir_all(root.join(part)).expect("makes the folder");
+        let config = golden.config()[part].to_string();
+        std::fs::write(root.join(part).join("config.json"), config).expect("writes");
+        let shapes = folder.shapes(part).expect("supported").into_iter();
+        let values: Values = shapes
+            .map(|(name, shape)| (name.clone(), formula_value(&formula, &name, &shape)))
+            .collect();
+        let path = root.join(Folder::weights_file(part));
+        save_safetensors(&path, &values, DType::F32, &Default::default()).expect("saves");
+    }
+    folder
+}
+
+/// The file of one form, taken out of the golden.
+fn form(root: &Path, form: &str) -> PathBuf {
+    let golden = SafetensorsFile::open(Path::new(&format!("{FOLDER}/lora_text.safetensors")));
+    let (golden, prefix) = (golden.expect("opens"), format!("{form}:"));
+    let names = golden.names().iter();
+    let values: Values = names
+        .filter_map(|name| Some((name.strip_prefix(&prefix)?.to_owned(), golden.data(name)?)))
+        .collect();
+    assert!(!values.is_empty(), "{form}");
+    let path = root.join(format!("{form}.safetensors"));
+    save_safetensors(&path, &values, DType::F32, &Default::default()).expect("saves");
+    path
+}
+
+/// Every weight of the encoders: changed as in the golden, or as it was.
+fn compare(golden: &Golden, folder: &Folder, which: &str) {
+    let mut comparison = golden.compare();
+    for part in ENCODERS {
+        let (before, after) = (folder.below().stored(part), folder.stored(part));
+        let (before, after) = (before.expect("fits"), after.expect("fits"));
+        let mut changed = 0;
+        for name in before.shapes().keys() {
+            let after = after.tensor(name).expect("there");
+            let wanted = format!("{which}.{part}:{name}");
+            if golden.has(&wanted) {
+                changed += 1;
+                comparison.see_data(&wanted, after, OP);
+            } else {
+                after.assert_eq(&before.tensor(name).expect("there"), true);
+            }
+        }
+        assert_eq!(changed, 6, "{which} {part}");
+    }
+    comparison.finish(|name| !name.starts_with(&format!("{which}.")));
+}
+
+#[test]
+fn every_form_merges_into_the_text_encoders_as_in_diffusers() {
+    let golden = Golden::open(FOLDER, "lora_text");
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let folder = prior(&golden, place.path());
+    for (name, which, keys) in [
+        ("kohya", "fused_alpha", 39),
+        ("diffusers", "fused", 26),
+        ("diffusers_old", "fused", 26),
+        ("comfyui", "fused", 26),
+    ] {
+        let path = form(place.path(), name);
+        let (edited, reports) = merged(folder.clone(), &[(&path, 1.0)]).expect("fits");
+        let said = format!("{keys} of {keys} keys matched");
+        assert_eq!(reports[0].to_string(), said, "{name}");
+        compare(&golden, &edited, which);
+    }
+}
+
+#[test]
+fn encoders_that_a_prior_lacks_are_counted() {
+    let golden = Golden::open(FOLDER, "lora_text");
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let folder = prior(&golden, place.path());
+    std::fs::remove_dir_all(place.path().join(ENCODERS[1])).expect("removes it");
+    let path = form(place.path(), "diffusers");
+    let (_, reports) = merged(folder, &[(&path, 1.0)]).expect("fits");
+    assert_eq!(
+        reports[0].to_string(),
+        "14 of 26 keys matched, 12 of text encoders that this prior does not have"
+    );
+}
+
+#[test]
+fn what_is_written_merges_alike() {
+    let golden = Golden::open(FOLDER, "lora_text");
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let folder = prior(&golden, place.path());
+    let shapes = PriorShapes::of(&folder).expect("supported");
+    let file = LoraFile::open(&form(place.path(), "kohya"), &shapes).expect("fits");
+    for form in [Form::Kohya, Form::Diffusers] {
+        let path = place.path().join(format!("{form:?}.safetensors"));
+        write_lora(&path, &file.updates, &shapes, form, DType::F32).expect("writes");
+        let (edited, reports) = merged(folder.clone(), &[(&path, 1.0)]).expect("fits");
+        assert_eq!(reports[0].matched, reports[0].all, "{form:?}");
+        compare(&golden, &edited, "fused_alpha");
+    }
+    let path = place.path().join("peft");
+    let why = write_lora(&path, &file.updates, &shapes, Form::Peft, DType::F32);
+    let why = why.expect_err("one network's form").to_string();
+    assert!(why.contains("text_encoder too"), "{why}");
+}
