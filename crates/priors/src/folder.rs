@@ -3,6 +3,7 @@
 mod cache;
 mod files;
 mod find;
+mod fingerprint;
 mod given;
 mod shapes;
 mod shards;

@@ -23,6 +23,8 @@ fn toy(at: &Path) -> (PathBuf, PathBuf) {
     works(&["train", text(&vae)]);
     let joint = config(at, "joint", "joint", &at.join("vae/prior"), 2, "");
     works(&["train", text(&joint)]);
+    let about = std::fs::read_to_string(at.join("joint/adapter/reclair.json")).expect("written");
+    assert!(about.contains("the prior trained with it"), "{about}");
     (at.join("joint/prior"), at.join("joint/adapter"))
 }
 

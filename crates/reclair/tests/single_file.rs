@@ -48,6 +48,8 @@ fn same_tensors(folder: &Path, file: &Path, parts: &[&str]) {
         Folder::open(folder).expect("opens"),
         Folder::open(file).expect("opens"),
     );
+    let same = folder.fingerprints().expect("fits") == file.fingerprints().expect("fits");
+    assert!(same, "the network has another fingerprint");
     for part in parts {
         let (wanted, got) = (
             folder.stored(part).expect("fits"),

@@ -23,7 +23,7 @@ use rand_distr::StandardNormal;
 
 use crate::{
     Error,
-    adapter::{AdapterFolder, open_encoder},
+    adapter::{About, AdapterFolder, open_encoder},
     denoiser::{CfgScale, Guided},
     denoising::{TiledDenoiser, TiledLq},
     options::{ColourFix, RestoreOptions, Start, ToldSize},
@@ -59,6 +59,7 @@ pub struct Restorer {
     /// What makes `c_lq`: the prior's autoencoder, with the adapter's encoder where it has one.
     pub(crate) encoder: AutoencoderKl,
     pub(crate) device: Device,
+    notes: Vec<String>,
 }
 
 /// Side of the unsharp mask's kernel, whose sigma is 2 pixels.
@@ -84,6 +85,12 @@ impl Restorer {
         precision: Precision,
         device: &Device,
     ) -> Result<Self, Error> {
+        let mut notes = Vec::new();
+        if let Some(folder) = adapter
+            && let Some(about) = About::open(folder)?
+        {
+            notes.extend(about.mismatch(folder, prior)?);
+        }
         let prior = PriorModel::open(prior, precision, device)?;
         let adapter = adapter
             .map(|folder| {
@@ -98,7 +105,13 @@ impl Restorer {
             prior,
             adapter,
             device: device.clone(),
+            notes,
         })
+    }
+
+    /// What the user should know about the prior and the adapter, a line each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The prior.

@@ -50,6 +50,9 @@ pub struct TrainConfig {
     pub out: PathBuf,
     /// Whether networks start from the model folder's weights or from fresh ones.
     pub start: Start,
+    /// Under what licence the adapter is given, for its `reclair.json`; an SPDX name or a link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
     /// Seed of the initial weights, the order of samples and all noise.
     #[serde(default)]
     pub seed: u64,

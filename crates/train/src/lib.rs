@@ -5,6 +5,7 @@
 //!
 //! Legend: `b` batch, `c` channels, `h w` rows and columns.
 
+mod about;
 mod error;
 
 pub mod check;

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 pub use crate::step::{StepRecord, evaluate};
 use crate::{
-    Error,
+    Error, about,
     checkpoint::{Origin, State},
     config::{Stage, TrainConfig},
     data::{Loader, Photos, hex},
@@ -223,7 +223,7 @@ pub fn run(
     if config.stage != Stage::Adapter {
         copy_rest(&config.model, &config.out.join("prior"))?;
     }
-    let mut about = serde_json::json!({
+    let mut record = serde_json::json!({
         "stage": config.stage,
         "steps": state.step,
         "images": state.step * batch,
@@ -234,15 +234,18 @@ pub fn run(
     // Reading every photograph takes long: not for a run that was told to stop and will be resumed.
     if state.step == config.optimise.steps {
         match photos.hash() {
-            Ok(hash) => about["data_sha256"] = hash.into(),
+            Ok(hash) => record["data_sha256"] = hash.into(),
             Err(why) => watch(Event::Note(format!(
                 "run.json lacks the data's hash: {why}"
             ))),
         }
     }
+    if let serde_json::Value::Object(training) = &record {
+        about::write(config, training)?;
+    }
     out.write(
         "run.json",
-        &serde_json::to_string_pretty(&about).expect("plain JSON"),
+        &serde_json::to_string_pretty(&record).expect("plain JSON"),
     )?;
     report::write(&config.out, &config.out.join("report.html"))?;
     ranks.wait();
@@ -283,6 +286,7 @@ fn hash(config: &TrainConfig) -> String {
     let mut config = config.clone();
     config.out = Default::default();
     config.every = Default::default();
+    config.licence = None;
     config.data.cache_mb = 0;
     config.data.workers = 0;
     config.data.cache_text = false;

@@ -8,7 +8,7 @@ use priors::{
     clip::ClipText, flow::Prior, folder::Folder, model::PriorModel, t5::T5Encoder,
     vae::AutoencoderKl, weights::Weights,
 };
-use restore::adapter::{ENCODER_FOLDER, count_encoder, has_encoder};
+use restore::adapter::{About, ENCODER_FOLDER, count_encoder, has_encoder};
 use serde_json::{Map, Value, json};
 
 use super::table3::{Counted, Model, Row};
@@ -89,6 +89,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         "segments": counted.network.segments(),
         "sites": sites,
         "parameters": parameters,
+        "adapter": folder.as_ref().map(About::open).transpose()?.flatten(),
         "table3": row,
     });
     let mut out = std::io::stdout().lock();
@@ -138,6 +139,14 @@ fn print(
             _ => String::new(),
         };
         writeln!(out, "  {part:<26} {count:>14} parameters{rank}")?;
+    }
+    let adapter = &about["adapter"];
+    if let Some(prior) = adapter["prior"]["name"].as_str() {
+        let licence = adapter["licence"].as_str().unwrap_or("not stated");
+        writeln!(
+            out,
+            "  the adapter was trained for {prior}; licence: {licence}"
+        )?;
     }
     writeln!(out, "  adapters may stand after blocks:")?;
     for site in counted.network.sites() {

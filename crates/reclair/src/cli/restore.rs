@@ -19,6 +19,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     args.check()?;
     let jobs = jobs(&args.inputs, &args.output)?;
     let restorer = args.restorer()?;
+    for note in restorer.notes() {
+        eprintln!("note: {note}");
+    }
     let options = args.options(&restorer)?;
     if options.start == Start::Noise && !restorer.has_adapter() {
         eprintln!(

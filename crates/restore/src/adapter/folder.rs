@@ -5,6 +5,7 @@
 //! restoration_adapter/diffusion_pytorch_model.safetensors
 //! pytorch_lora_weights.safetensors        optional, diffusers' keys
 //! degradation_robust_encoder/             optional, see [`super::open_encoder`]
+//! reclair.json                            optional, see [`super::About`]
 //! ```
 
 use std::path::Path;

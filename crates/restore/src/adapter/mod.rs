@@ -4,6 +4,7 @@
 //! One for each kind of prior; here is what they share: the low-quality features, which do not depend on the
 //! timestep and are made once for a picture, how much of an adapter is added, and the walk.
 
+mod about;
 mod block;
 mod config;
 mod controlnet;
@@ -23,6 +24,7 @@ use priors::{
 };
 use serde_json::Value;
 
+pub use about::{ABOUT_FILE, About, PriorId};
 pub use config::{AdapterConfig, BlockKind, ControlNetConfig, DitAdapterConfig, UnetAdapterConfig};
 pub use controlnet::{COPIED, ControlNet};
 pub use dit::DitAdapter;
