@@ -91,8 +91,18 @@ def of_any(name, net, file, folder):
     return (of_clip if name.startswith("text_encoder") else of_network)(name, net, file, folder)
 
 
+def sd3_parts():
+    sd3 = SMALL_SD3 | dict(in_channels=16, out_channels=16, joint_attention_dim=48, pooled_projection_dim=40)
+    return {
+        "transformer": filled(SD3Transformer2DModel(**sd3)),
+        "vae": filled(AutoencoderKL(**VAE, latent_channels=16, use_quant_conv=False, use_post_quant_conv=False)),
+        "text_encoder": clip(16, unit=True),
+        "text_encoder_2": clip(24),
+        "text_encoder_3": filled(T5EncoderModel(T5Config(**T5))),
+    }
+
+
 def main():
-    torch.manual_seed(0)
     unet = SMALL_UNET | dict(cross_attention_dim=40, projection_class_embeddings_input_dim=24 + 6 * SMALL_UNET["addition_time_embed_dim"])
     parts = {
         "unet": filled(UNet2DConditionModel(**unet)),
@@ -101,15 +111,7 @@ def main():
         "text_encoder_2": clip(24),
     }
     check("SDXL", "unet", parts, of_any)
-    sd3 = SMALL_SD3 | dict(joint_attention_dim=48, pooled_projection_dim=40)
-    parts = {
-        "transformer": filled(SD3Transformer2DModel(**sd3)),
-        "vae": filled(AutoencoderKL(**VAE, latent_channels=16, use_quant_conv=False, use_post_quant_conv=False)),
-        "text_encoder": clip(16, unit=True),
-        "text_encoder_2": clip(24),
-        "text_encoder_3": filled(T5EncoderModel(T5Config(**T5))),
-    }
-    check("SD3", "transformer", parts, of_any)
+    check("SD3", "transformer", sd3_parts(), of_any)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ import tempfile
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from peft import PeftModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../priors/tests/golden"))
 
 from formula import weight
+import lora_text
 from lora_files import unet_forms
 from single_file import SMALL_UNET
 
@@ -99,6 +100,29 @@ def main():
             error = (result - reference).abs().max().item()
             print(f"{name}: differs by {error:.2e}; the LoRA changes the output by {change:.2e}")
             assert error <= 1e-5 * max(1.0, reference.abs().max().item()), name
+        text_encoders(at)
+
+
+def text_encoders(at):
+    """LoRA of text encoders: diffusers fuses what reclair writes as it fuses the file it was made of, and reclair merges alike."""
+    for name, net in lora_text.pipeline().components.items():
+        if net is not None and hasattr(net, "save_pretrained"):
+            net.float().save_pretrained(at(f"text/{name}"))
+    file = lora_text.forms()["kohya"]
+    save_file(file, at("text.safetensors"))
+    wanted = lora_text.fused(file)
+    near = lambda got: max((got[k] - v).abs().max().item() for k, v in wanted.items())
+    for form in ["kohya", "diffusers"]:
+        out = at(f"text-{form}.safetensors")
+        export("--prior", at("text"), "--lora", at("text.safetensors"), "--form", form, "-o", out)
+        error = near(lora_text.fused(out))
+        print(f"text encoders, {form}: fused weights differ by {error:.1e}")
+        assert error <= 1e-6, form
+    export("--prior", at("text"), "--lora", at("text.safetensors"), "--merged", "-o", at("text-merged"))
+    merged = {name: load_file(at(f"text-merged/{name}/model.safetensors")) for name in lora_text.WIDTHS}
+    error = near({f"{name}:{k}": v for name, state in merged.items() for k, v in state.items()})
+    print(f"text encoders, merged: weights differ by {error:.1e}")
+    assert error <= 1e-6
 
 
 if __name__ == "__main__":

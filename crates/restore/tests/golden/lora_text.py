@@ -43,10 +43,10 @@ def pipeline():
 
 
 def fused(file):
-    """The encoders' changed weights after diffusers has loaded and fused a file."""
+    """The encoders' changed weights after diffusers has loaded and fused a file, given as tensors or as a path."""
     pipe = pipeline()
     before = {name: {k: v.clone() for k, v in getattr(pipe, name).state_dict().items()} for name in WIDTHS}
-    pipe.load_lora_weights({k: v.clone() for k, v in file.items()})
+    pipe.load_lora_weights(file if isinstance(file, str) else {k: v.clone() for k, v in file.items()})
     pipe.fuse_lora(components=list(WIDTHS))
     pipe.unload_lora_weights()
     out = {}
@@ -58,7 +58,8 @@ def fused(file):
     return out
 
 
-def main():
+def forms():
+    """The same updates in each form."""
     forms = {form: {} for form in ["kohya", "diffusers", "diffusers_old", "comfyui"]}
     state = {name: encoder(width).state_dict() for name, width in WIDTHS.items()}
     state["unet"] = UNet2DConditionModel(**SMALL_UNET).state_dict()
@@ -80,9 +81,14 @@ def main():
             comfy = ["text_encoders.clip_l.transformer.", "text_encoders.clip_g.transformer.", "diffusion_model."][i]
             module = module if i < 2 else "middle_block.1.transformer_blocks.1.attn1.to_v"
             forms["comfyui"] |= {f"{comfy}{module}.lora_down.weight": a, f"{comfy}{module}.lora_up.weight": b}
-    plain, alpha = fused(forms["diffusers"]), fused(forms["kohya"])
-    assert all(torch.allclose(v, plain[k]) for k, v in fused(forms["diffusers_old"]).items())
-    tensors = {f"{form}:{k}": v for form, file in forms.items() for k, v in file.items()}
+    return forms
+
+
+def main():
+    files = forms()
+    plain, alpha = fused(files["diffusers"]), fused(files["kohya"])
+    assert all(torch.allclose(v, plain[k]) for k, v in fused(files["diffusers_old"]).items())
+    tensors = {f"{form}:{k}": v for form, file in files.items() for k, v in file.items()}
     tensors |= {f"fused.{k}": v for k, v in plain.items()} | {f"fused_alpha.{k}": v for k, v in alpha.items()}
     configs = {name: config_of(encoder(width)) for name, width in WIDTHS.items()}
     configs["unet"] = config_of(UNet2DConditionModel(**SMALL_UNET))
