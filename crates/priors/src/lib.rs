@@ -29,4 +29,4 @@ pub mod unet;
 pub mod vae;
 pub mod weights;
 
-pub use error::Error;
+pub use error::{Error, one_line};

@@ -4,10 +4,10 @@
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The request or a file does not make sense.
-    #[error("{0}")]
+    #[error("{}", priors::one_line(.0))]
     Input(String),
     /// A valid request that this program does not implement.
-    #[error("{0}")]
+    #[error("{}", priors::one_line(.0))]
     Unsupported(String),
     /// A prior's or adapter's files.
     #[error(transparent)]

@@ -102,7 +102,19 @@ pub(super) fn open(folder: &Path, file: &str) -> Result<View, Error> {
             );
             return Err(Error::input(&path, what));
         }
-        files.insert(name, SafetensorsFile::open(&path.with_file_name(name))?);
+        let shard = path.with_file_name(name);
+        if !shard.is_file() {
+            let what =
+                format!("names the shard {name:?}, which is not beside it; download it again");
+            return Err(Error::input(&path, what));
+        }
+        files.insert(name, SafetensorsFile::open(&shard)?);
+    }
+    if files.is_empty() {
+        return Err(Error::input(
+            &path,
+            "names no shard; download or copy it again",
+        ));
     }
     let misplaced = index
         .weight_map

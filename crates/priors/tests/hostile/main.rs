@@ -8,11 +8,12 @@ use burn::tensor::Device;
 use peak_alloc::PeakAlloc;
 use priors::{
     clip::ClipText,
-    folder::Folder,
+    folder::{Folder, NETWORK_FILE},
     kind::Kind,
     mmdit::MmDit,
     scheduler::SchedulerConfig,
     t5::T5Encoder,
+    tokenizer::{ClipTokenizer, T5Tokenizer},
     unet::Unet,
     vae::AutoencoderKl,
     weights::{Init, Precision, SafetensorsFile, Weights},
@@ -41,11 +42,7 @@ fn all_in(folder: &str) -> Vec<PathBuf> {
 fn refused<T>(path: &Path, what: impl FnOnce(&Path) -> Result<T, priors::Error>) -> String {
     let before = PEAK.current_usage();
     PEAK.reset_peak_usage();
-    let name = path
-        .file_name()
-        .expect("a name")
-        .to_string_lossy()
-        .into_owned();
+    let name = name_of(path);
     let why = match what(path) {
         Ok(_) => panic!("{name} was not refused"),
         Err(why) => why.to_string(),
@@ -68,11 +65,7 @@ fn hostile_files_are_refused() {
         "files that are not in the repository test nothing"
     );
     for path in &files {
-        let name = path
-            .file_name()
-            .expect("a name")
-            .to_string_lossy()
-            .into_owned();
+        let name = name_of(path);
         // As a checkpoint that someone names.
         refused(path, Folder::open);
         let Some(dtype) = name.strip_prefix("opens_") else {
@@ -93,7 +86,59 @@ fn hostile_files_are_refused() {
         assert!(why.contains(dtype) || dtype.starts_with("F16"), "{why}");
     }
     configurations_are_refused();
+    indexes_are_refused();
+    tokenizers_are_refused();
     any_byte_may_be_changed();
+}
+
+fn indexes_are_refused() {
+    let folders = all_in("indexes");
+    assert_eq!(
+        folders.len(),
+        21,
+        "files that are not in the repository test nothing"
+    );
+    for path in &folders {
+        let network = format!("{}/{NETWORK_FILE}", name_of(path));
+        let above = path.parent().expect("indexes").to_owned();
+        refused(path, |_| Folder::Disk(above.clone()).view(&network));
+    }
+}
+
+/// A tokenizer that is read although it lies gives ids that the encoder may not have, which the model refuses.
+fn tokenizers_are_refused() {
+    let files = all_in("tokenizers");
+    assert_eq!(
+        files.len(),
+        30,
+        "files that are not in the repository test nothing"
+    );
+    let vocab = br#"{"<|startoftext|>":0,"<|endoftext|>":1,"a":2,"b":3,"ab</w>":4,"b</w>":5}"#;
+    let clip = |vocab: &[u8], merges: &[u8], path: &Path| {
+        ClipTokenizer::new(vocab, merges, &Value::Null, 8, path)
+    };
+    assert!(clip(vocab, b"a b</w>\n", Path::new("good")).is_ok());
+    for path in &files {
+        let name = name_of(path);
+        let contents = std::fs::read(path).expect("reads");
+        if name.starts_with("vocab.id_beyond_the_encoder") {
+            let read = clip(&contents, b"", path).expect("32 bits hold it");
+            assert_eq!(read.largest_id(), u32::MAX);
+            continue;
+        }
+        refused(path, |path| match name.split('.').next() {
+            Some("vocab") => clip(&contents, b"a b</w>\n", path).map(drop),
+            Some("merges") => clip(vocab, &contents, path).map(drop),
+            Some("clip") => ClipTokenizer::from_json(&contents, &Value::Null, 8, path).map(drop),
+            Some("t5") => T5Tokenizer::new(&contents, 8, path).map(drop),
+            _ => panic!("whose is {name}?"),
+        });
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    let name = path.file_name().expect("a name");
+    name.to_string_lossy().into_owned()
 }
 
 fn configurations_are_refused() {
@@ -105,11 +150,7 @@ fn configurations_are_refused() {
     );
     let device = Device::flex();
     for path in &files {
-        let name = path
-            .file_name()
-            .expect("a name")
-            .to_string_lossy()
-            .into_owned();
+        let name = name_of(path);
         let value: Value =
             serde_json::from_slice(&std::fs::read(path).expect("reads")).expect("JSON");
         let w = Weights::blank(&device);

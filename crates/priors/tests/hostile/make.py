@@ -1,7 +1,8 @@
-"""Writes files/ and configs/: safetensors files and configurations that want to do harm. Needs nothing but Python.
+"""Writes files/, configs/, indexes/ and tokenizers/: files that want to do harm. Needs nothing but Python.
 
 Each file of files/ is wrong in the way its name says, and `opens_` ones only when a parameter is wanted of them. Each file of
-configs/ is a real configuration (src/known) with one value changed; the part before the first dot says whose.
+configs/ is a real configuration (src/known) with one value changed; the part before the first dot says whose. Each folder of indexes/ is
+a network's, with an index of shards and what shards there are. Each file of tokenizers/ is read as the part before its first dot says.
 """
 
 import json
@@ -151,8 +152,90 @@ def configs():
         change("scheduler", "sd3/scheduler", key, value, label)
 
 
-for folder in ["files", "configs"]:
-    shutil.rmtree(f"{HERE}/{folder}")
+def indexes():
+    name = "diffusion_pytorch_model.safetensors.index.json"
+
+    def put(label, index, **shards):
+        place = f"{HERE}/indexes/{label}"
+        os.makedirs(place)
+        with open(f"{place}/{name}", "w") as file:
+            file.write(index if isinstance(index, str) else json.dumps(index))
+        for shard, contents in shards.items():
+            with open(f"{place}/{shard}.safetensors", "wb") as file:
+                file.write(contents)
+
+    header = one().encode()
+    good = struct.pack("<Q", len(header)) + header + bytes(8)
+    to = lambda shard, tensor="a": {"weight_map": {tensor: shard}}
+    put("outside_above", to("../../files/opens_F16_of_another_shape.safetensors"))
+    put("outside_absolute", to("/etc/passwd"))
+    put("outside_absolute_weights", to("/tmp/x.safetensors"))
+    put("outside_backslash", to("..\\..\\x.safetensors"))
+    put("outside_parent_itself", to(".."))
+    put("missing", to("gone.safetensors"))
+    put("missing_of_a_long_name", to("g" * 5000 + ".safetensors"))
+    put("itself", to(name))
+    put("nameless", to(""))
+    put("pickle_by_name", to("one.bin"))
+    put("pickle", to("one.safetensors"), one=b"PK\x03\x04" + bytes(60))
+    put("truncated_shard", to("one.safetensors"), one=good[:-3])
+    put("lying", to("one.safetensors", "b"), one=good)
+    put("lying_in_many_words", to("one.safetensors", "b\n" * 3000), one=good)
+    put("of_nothing", {"weight_map": {}})
+    put("without_a_map", {"metadata": {"total_size": 8}})
+    put("map_a_list", {"weight_map": ["one.safetensors"]})
+    put("map_of_numbers", {"weight_map": {"a": 7}})
+    put("truncated", json.dumps(to("one.safetensors"))[:-4], one=good)
+    put("empty", "")
+    put("nested_too_deep", '{"weight_map":' * 2_000)
+
+
+def tokenizers():
+    def put(name, contents):
+        with open(f"{HERE}/tokenizers/{name}", "wb") as file:
+            file.write(contents if isinstance(contents, bytes) else json.dumps(contents).encode())
+
+    end, start = "<|endoftext|>", "<|startoftext|>"
+    vocab = {start: 0, end: 1, "a": 2, "b": 3, "ab</w>": 4, "b</w>": 5}
+    merges = ["a b</w>"]
+    put("vocab.truncated.json", json.dumps(vocab).encode()[:-3])
+    put("vocab.list.json", list(vocab))
+    put("vocab.no_end.json", {k: v for k, v in vocab.items() if k != end})
+    put("vocab.id_negative.json", vocab | {end: -1})
+    put("vocab.id_beyond_32_bits.json", vocab | {end: 2**40})
+    put("vocab.id_beyond_the_encoder.json", vocab | {"c": 2**32 - 1})
+    put("vocab.id_word.json", vocab | {"a": "2"})
+    put("vocab.nested_too_deep.json", b'{"a":' * 2_000)
+    put("vocab.no_utf8.json", b'{"\xff": 1}')
+    put("vocab.empty.json", b"")
+    put("merges.no_utf8.txt", b"a \xff\n")
+    put("merges.no_pair.txt", b"ab\n")
+    put("merges.three.txt", b"a b</w> c\n")
+    put("merges.unknown.txt", b"q r\n")
+    put("merges.long_word.txt", b"q" * 50_000 + b" r\n")
+    whole = {"model": {"type": "BPE", "end_of_word_suffix": "</w>", "vocab": vocab, "merges": merges}}
+    put("clip.truncated.json", json.dumps(whole).encode()[:-5])
+    put("clip.another_kind.json", {"model": whole["model"] | {"type": "Unigram"}})
+    put("clip.merge_of_three.json", {"model": whole["model"] | {"merges": [["a", "b</w>", "c"]]}})
+    put("clip.merges_word.json", {"model": whole["model"] | {"merges": "a b</w>"}})
+    put("clip.merge_number.json", {"model": whole["model"] | {"merges": [7]}})
+    put("clip.vocab_list.json", {"model": whole["model"] | {"vocab": [1]}})
+    put("clip.no_model.json", {"version": "1.0"})
+    t5 = {"version": "1.0", "added_tokens": [], "model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["</s>", 0.0], ["<pad>", 0.0]]}}
+    put("t5.truncated.json", json.dumps(t5).encode()[:-5])
+    put("t5.of_clip.json", whole)
+    put("t5.no_end.json", t5 | {"model": t5["model"] | {"vocab": [["<unk>", 0.0], ["<pad>", 0.0]]}})
+    put("t5.unknown_beyond.json", t5 | {"model": t5["model"] | {"unk_id": 10**12}})
+    put("t5.score_word.json", t5 | {"model": t5["model"] | {"vocab": [["<unk>", "0"], ["</s>", 0.0]]}})
+    put("t5.kind_of_nothing.json", t5 | {"model": t5["model"] | {"type": "w" * 5000}})
+    put("t5.expression.json", t5 | {"normalizer": {"type": "Replace", "pattern": {"Regex": "(" * 500}, "content": ""}})
+    put("t5.empty.json", b"")
+
+
+for folder in ["files", "configs", "indexes", "tokenizers"]:
+    shutil.rmtree(f"{HERE}/{folder}", ignore_errors=True)
     os.makedirs(f"{HERE}/{folder}")
 files()
 configs()
+indexes()
+tokenizers()

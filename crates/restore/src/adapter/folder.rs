@@ -59,7 +59,7 @@ impl AdapterFolder {
         let adapter = RestorationAdapter::from_json(&json, &folder.path(CONFIG), prior, &w)?;
         w.finish()?;
         let lora = if folder.has(LORA_FILE) {
-            Some(open_lora(folder, prior, precision, device)?)
+            Some(open_adapter_lora(folder, prior, precision, device)?)
         } else {
             None
         };
@@ -98,7 +98,11 @@ impl AdapterFolder {
     }
 }
 
-fn open_lora(
+/// The LoRA in `folder`, an adapter's, for `prior`. Every tensor must be used.
+///
+/// # Errors
+/// A missing or damaged file, or a LoRA that was made for another prior.
+pub fn open_adapter_lora(
     folder: &Folder,
     prior: &AnyPrior,
     precision: Precision,

@@ -28,7 +28,7 @@ pub use about::{ABOUT_FILE, About, PriorId};
 pub use config::{AdapterConfig, BlockKind, ControlNetConfig, DitAdapterConfig, UnetAdapterConfig};
 pub use controlnet::{COPIED, ControlNet};
 pub use dit::DitAdapter;
-pub use folder::{AdapterFolder, LORA_FILE};
+pub use folder::{AdapterFolder, LORA_FILE, open_adapter_lora};
 pub use robust_encoder::{
     ENCODER_FOLDER, count_encoder, encoder_file, has_encoder, open_encoder, save_encoder,
 };
