@@ -110,6 +110,36 @@ fn parts_that_do_not_fit_are_named() {
     assert!(why.contains("text_encoder_2"), "{why}");
 }
 
+/// What a preset sets, an option sets otherwise.
+#[test]
+fn a_large_priors_tiles_have_gaussian_weights() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let prior = folder.path().join("prior");
+    sdxl(&prior);
+    let input = save(folder.path(), "in.png", &picture(48, 24));
+    let run = |name: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        let args = [
+            "restore",
+            text(&input),
+            "-o",
+            text(&out),
+            "--steps",
+            "1",
+            "--tile",
+            "32",
+        ];
+        let prior = ["--prior", text(&prior), "--json"];
+        let line = works(&[&args[..], &prior, more].concat()).stdout;
+        let line: Value = serde_json::from_slice(&line).expect("JSON");
+        line["options"]["tile_weights"].clone()
+    };
+    assert_eq!(run("paper.png", &[]), "gaussian");
+    assert_eq!(run("other.png", &["--tile-weights", "cosine"]), "cosine");
+    assert_eq!(run("quick.png", &["--preset", "quick"]), "gaussian");
+    assert_eq!(run("mini.png", &["--preset", "mini"]), "cosine");
+}
+
 #[test]
 fn info_counts_every_part() {
     let folder = tempfile::tempdir().expect("a temporary folder");

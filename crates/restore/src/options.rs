@@ -143,7 +143,7 @@ pub enum Preset {
     /// sharpened.
     Mini,
     /// The paper's test: 100 steps from noise, guidance 7.5, RSS with w = 0.05 and a = 0.8. The sampler is EDM's
-    /// stochastic one, which its ablation names, and Euler's on flow priors.
+    /// stochastic one, which its ablation names, and Euler's on flow priors. Tiles have Gaussian weights.
     Paper,
     /// The paper's guidance in 20 steps of DPM-Solver++(2M).
     Quick,
@@ -171,6 +171,9 @@ impl Preset {
                 threshold: 0.8,
                 mode: None,
             }),
+            // As SUPIR, Mixture of Diffusers and StableSR blend what large priors say; mini's tiles were measured with
+            // half a cosine, and keep it.
+            tile_weights: TileWeights::Gaussian,
             sharpen: 0.0,
             ..RestoreOptions::default()
         };
@@ -200,6 +203,20 @@ mod tests {
         ]);
         assert_eq!(Preset::of(&one), Preset::Mini);
         assert_eq!(Preset::of(&two), Preset::Paper);
+    }
+
+    #[test]
+    fn tiles_of_large_priors_have_gaussian_weights() {
+        for prediction in [
+            Prediction::Epsilon,
+            Prediction::VPrediction,
+            Prediction::Flow,
+        ] {
+            let weights = |preset: Preset| preset.options(prediction).tile_weights;
+            assert_eq!(weights(Preset::Paper), TileWeights::Gaussian);
+            assert_eq!(weights(Preset::Quick), TileWeights::Gaussian);
+            assert_eq!(weights(Preset::Mini), TileWeights::Cosine);
+        }
     }
 
     #[test]

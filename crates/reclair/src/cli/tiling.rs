@@ -12,9 +12,9 @@ pub(super) struct Tiling {
     /// Side of the tiles in pixels; 0 never tiles.
     #[arg(long, default_value_t = 512)]
     tile: usize,
-    /// What the denoiser's tiles weigh where they overlap.
-    #[arg(long, value_enum, default_value_t = Weights::Cosine)]
-    tile_weights: Weights,
+    /// What the denoiser's tiles weigh where they overlap [presets: mini cosine, paper and quick gaussian].
+    #[arg(long, value_enum)]
+    tile_weights: Option<Weights>,
     /// How the autoencoder takes a picture larger than a tile.
     #[arg(long, value_enum, default_value_t = Vae::Pooled)]
     vae_tiles: Vae,
@@ -48,20 +48,21 @@ impl Tiling {
         }
     }
 
-    /// The default options with these in their place.
-    pub(super) fn options(&self) -> RestoreOptions {
+    /// The preset's options with these in their place.
+    pub(super) fn options(&self, preset: RestoreOptions) -> RestoreOptions {
         RestoreOptions {
             tile_px: self.tile,
             tile_weights: match self.tile_weights {
-                Weights::Cosine => TileWeights::Cosine,
-                Weights::Gaussian => TileWeights::Gaussian,
+                None => preset.tile_weights,
+                Some(Weights::Cosine) => TileWeights::Cosine,
+                Some(Weights::Gaussian) => TileWeights::Gaussian,
             },
             vae_tiles: match self.vae_tiles {
                 Vae::Pooled => VaeTiles::Pooled,
                 Vae::Blended => VaeTiles::Blended,
             },
             told_size: self.told_size.map_or(ToldSize::Seen, ToldSize::Constant),
-            ..RestoreOptions::default()
+            ..preset
         }
     }
 }

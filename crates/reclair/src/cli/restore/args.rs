@@ -51,7 +51,7 @@ pub(in crate::cli) struct Args {
         default_value = "low quality, low resolution, blurry, noisy, compressed"
     )]
     negative: String,
-    /// Values for --steps, --cfg, --sampler, --start, --strength and the --rss options where these are not
+    /// Values for --steps, --cfg, --sampler, --start, --strength, --tile-weights, --sharpen and the --rss options where these are not
     /// given; by default `paper` for a prior with two text encoders (SDXL, SD3), else `mini`.
     #[arg(long, value_enum)]
     preset: Option<PresetName>,
@@ -250,7 +250,7 @@ impl Args {
                 Colour::Adain => ColourFix::Adain,
             },
             sharpen: self.sharpen.unwrap_or(preset.sharpen),
-            ..self.tiling.options()
+            ..self.tiling.options(preset)
         })
     }
 
