@@ -208,7 +208,7 @@ fn refuse_other_than_unit(part: &StoredPart, name: &str) -> Result<(), Error> {
         .unwrap_or_default()
         .iter()
         .enumerate();
-    if values.any(|(i, v)| *v != f32::from(u8::from(i % (d + 1) == 0))) {
+    if values.any(|(i, v)| *v != f32::from(u8::from(i.is_multiple_of(d + 1)))) {
         let what = format!(
             "{name} is not the unit matrix, and a single file of SD3 cannot hold another; write a folder"
         );

@@ -243,7 +243,7 @@ pub(crate) fn with_unit_projection(prior: &Path) {
     drop(file);
     let projection = values.get_mut("text_projection.weight").expect("there");
     let shape = projection.shape().clone();
-    let unit = |i: usize| f32::from(u8::from(i % (shape[0] + 1) == 0));
+    let unit = |i: usize| f32::from(u8::from(i.is_multiple_of(shape[0] + 1)));
     let unit: Vec<f32> = (0..shape[0] * shape[1]).map(unit).collect();
     *projection = burn::tensor::TensorData::new(unit, shape);
     save_safetensors(&path, &values, DType::F16, &Default::default()).expect("saves");
