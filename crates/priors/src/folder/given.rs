@@ -55,9 +55,9 @@ impl Given {
         let vae = self.vae.iter().map(|path| (path, true));
         for (path, is_vae) in vae.chain(self.text_encoders.iter().map(|path| (path, false))) {
             let opened = open(path, is_vae)?;
-            let mut slots = wanted.iter().filter(|one| (one.part == "vae") == is_vae);
+            let slots = wanted.iter().filter(|one| (one.part == "vae") == is_vae);
             let mut fits = false;
-            for one in slots.by_ref() {
+            for one in slots {
                 let Some((view, config)) = opened.as_part(one) else {
                     continue;
                 };
