@@ -177,6 +177,20 @@ impl TextEncoders {
         prompts.iter().filter_map(of).max().unwrap_or(1)
     }
 
+    /// How many tokens of a prompt T5 does not read; CLIP reads all of them, in pieces.
+    pub fn dropped(&self, prompt: &str) -> usize {
+        match self {
+            Self::Sd3 { t5: Some(t5), .. } => t5.tokenizer.encode(prompt).dropped,
+            Self::Single(_) | Self::Sdxl { .. } | Self::Sd3 { t5: None, .. } => 0,
+        }
+    }
+
+    /// How many tokens a piece adds to an encoding.
+    pub fn piece_tokens(&self) -> usize {
+        let clip = self.clips().next();
+        clip.map_or(0, |clip| clip.tokenizer.encode("").ids.len())
+    }
+
     /// One prompt's encoding in at least `pieces` pieces; what the user should know is added to `notes`.
     pub fn encode(&self, prompt: &str, pieces: usize, notes: &mut Vec<String>) -> Encoding {
         let (text, pooled) = match self {

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use priors::weights::SafetensorsFile;
 use priors_on_disk::{sd3, sdxl};
 use program::{
-    picture, refuses, save, text,
+    picture, refuses,
+    runs::train_with_room_for,
+    said, save, text,
     toy::{photos, weights},
     works,
 };
@@ -152,4 +154,51 @@ fn a_cached_encoding_that_is_none_is_named() {
     }
     let why = refuses(&["train", text(&second)]);
     assert!(why.contains("second/text"), "{why}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_leaves_whole_encodings_and_the_plan_says_their_size() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    photos(at);
+    sdxl(&at.join("prior"));
+    works(&["train", text(&config(at, "plain", SDXL, "", "batch = 1"))]);
+    let full = config(at, "full", SDXL, "cache_text = true", "batch = 1");
+    let plan = works(&["train", text(&full), "--plan", "--json"]).stdout;
+    let plan: serde_json::Value = serde_json::from_slice(&plan).expect("JSON");
+    let announced = plan["plan"]["text_cache_bytes"].as_u64().expect("a number");
+    let said_plan = works(&["train", text(&full), "--plan"]).stdout;
+    let said_plan = String::from_utf8(said_plan).expect("UTF-8");
+    assert!(
+        said_plan.contains("encoded prompts take 0.000 GB on disk"),
+        "{said_plan}"
+    );
+    // Each encoding has 77 tokens of 40 values and a pooled one.
+    let place = at.join("full/text");
+    let output = train_with_room_for(&full, 8 << 10);
+    let said = said(&output);
+    assert!(!output.status.success(), "{said}");
+    let error = said.lines().find(|line| line.starts_with("error: "));
+    let error = error.expect("an error");
+    assert!(
+        error.contains("full/text") && error.contains("File too large"),
+        "{error}"
+    );
+    assert_eq!(
+        std::fs::read_dir(&place).expect("made").count(),
+        0,
+        "nothing half written"
+    );
+    assert!(!at.join("full/checkpoint.safetensors").exists());
+    // With room again it goes on, and ends as without a cache.
+    works(&["train", text(&full)]);
+    assert!(weights(at, "plain", TRAINED) == weights(at, "full", TRAINED));
+    let files: Vec<u64> = std::fs::read_dir(&place)
+        .expect("encodings")
+        .map(|file| file.expect("an entry").metadata().expect("metadata").len())
+        .collect();
+    assert_eq!(files.len(), 18);
+    let blocks: u64 = files.iter().map(|bytes| bytes.next_multiple_of(4096)).sum();
+    assert_eq!(announced, blocks, "what the plan announced");
 }

@@ -2,12 +2,12 @@
 
 mod program;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use pixels::Image;
 use program::{
     picture, refuses, said, save, text,
-    toy::{config, model, photos, weights},
+    toy::{config, model, photos, shard, weights},
     works,
 };
 use serde_json::Value;
@@ -128,21 +128,6 @@ fn preview_shows_the_first_samples_and_says_what_was_drawn() {
     assert!(!page.contains("http"), "nothing from elsewhere");
 }
 
-/// A shard of the toy's pictures and captions, in this order.
-fn shard(folder: &Path, name: &str, pictures: &[usize]) -> PathBuf {
-    let path = folder.join(name);
-    let mut tar = tar::Builder::new(std::fs::File::create(&path).expect("creates"));
-    for i in pictures {
-        for kind in ["png", "txt"] {
-            let file = format!("{i}.{kind}");
-            tar.append_path_with_name(folder.join("photos").join(&file), &file)
-                .expect("appends");
-        }
-    }
-    tar.finish().expect("ends");
-    path
-}
-
 #[test]
 fn shards_train_like_their_pictures_whatever_the_number_of_workers() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -150,8 +135,8 @@ fn shards_train_like_their_pictures_whatever_the_number_of_workers() {
     photos(at);
     let shards = at.join("shards");
     std::fs::create_dir(&shards).expect("makes the folder");
-    std::fs::rename(shard(at, "one.tar", &[0, 1]), shards.join("one.tar")).expect("moves");
-    std::fs::rename(shard(at, "two.tar", &[2]), shards.join("two.tar")).expect("moves");
+    shard(at, "shards/one.tar", &[0, 1]);
+    shard(at, "shards/two.tar", &[2]);
     let model = model(at);
     let vae = "prior/vae/diffusion_pytorch_model.safetensors";
     let mut results = Vec::new();
@@ -262,4 +247,67 @@ fn a_report_is_made_of_a_run_and_refused_without_one() {
     }
     assert!(!page.contains("<script") && !page.contains("src=\"http"));
     assert!(refuses(&["report", text(&at.join("photos"))]).contains("log.jsonl"));
+}
+
+#[test]
+fn photographs_smaller_than_the_crop_are_counted_and_left_out_or_enlarged() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    photos(at);
+    let model = model(at);
+    let vae = "prior/vae/diffusion_pytorch_model.safetensors";
+    let run = |name: &str, small: &str| {
+        let run = config(at, name, "vae", &model, 6, "");
+        let toml = std::fs::read_to_string(&run).expect("written");
+        let toml = toml.replace("crop_px = 32", &format!("crop_px = 32\n{small}"));
+        std::fs::write(&run, toml.replace("validation = \"photos\"", "")).expect("writes");
+        run
+    };
+    let trained = |name: &str, small: &str| {
+        let said = said(&works(&["train", text(&run(name, small))]));
+        (said, weights(at, name, vae))
+    };
+    let (silent, before) = trained("before", "");
+    assert!(!silent.contains("smaller"), "{silent}");
+    // Between the others in order, a pixel short on one side.
+    save(&at.join("photos"), "1-small.png", &picture(80, 31));
+    for (i, small) in ["small = \"skip\"", ""].into_iter().enumerate() {
+        let (said, skipped) = trained(&format!("skipped-{i}"), small);
+        let count =
+            "1 of 4 pictures have a side smaller than the crop of 32 pixels and are left out";
+        assert!(said.contains(count), "{said}");
+        assert!(skipped == before, "as if it were not there");
+    }
+    let log = std::fs::read_to_string(at.join("skipped-0/log.jsonl")).expect("a log");
+    assert_eq!(log.matches("\"note\":").count(), 1, "{log}");
+    let page = std::fs::read_to_string(at.join("skipped-0/report.html")).expect("a report");
+    assert!(page.contains("are left out"));
+    let (said_so, enlarged) = trained("enlarged", "small = \"enlarge\"");
+    assert!(
+        said_so.contains("1 of 4") && said_so.contains("are enlarged"),
+        "{said_so}"
+    );
+    assert!(enlarged != before);
+    let preview = works(&[
+        "data",
+        "preview",
+        text(&at.join("photos")),
+        "--crop",
+        "32",
+        "-o",
+        text(&at.join("p.png")),
+    ]);
+    assert!(
+        said(&preview).contains("1 of 4"),
+        "the preview is of the run's samples"
+    );
+    // Nothing left.
+    let none = run("none", "");
+    let toml = std::fs::read_to_string(&none).expect("written");
+    std::fs::write(&none, toml.replace("crop_px = 32", "crop_px = 96")).expect("writes");
+    let why = refuses(&["train", text(&none)]);
+    assert!(
+        why.contains("each of the 4 pictures") && why.contains("data.small"),
+        "{why}"
+    );
 }

@@ -2,14 +2,13 @@
 
 mod program;
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-};
+use std::path::{Path, PathBuf};
 
 use program::{
-    picture, refuses, save, text,
-    toy::{config, model, photos, weights},
+    picture, refuses,
+    runs::{edit, lines, start},
+    save, text,
+    toy::{config, model, photos, shard, weights},
     works,
 };
 use serde_json::Value;
@@ -26,13 +25,6 @@ fn toy(at: &Path) -> (PathBuf, PathBuf) {
     let about = std::fs::read_to_string(at.join("joint/adapter/reclair.json")).expect("written");
     assert!(about.contains("the prior trained with it"), "{about}");
     (at.join("joint/prior"), at.join("joint/adapter"))
-}
-
-/// Changes a run's configuration.
-fn edit(config: &Path, from: &str, to: &str) {
-    let toml = std::fs::read_to_string(config).expect("written");
-    assert!(toml.contains(from), "{toml}");
-    std::fs::write(config, toml.replace(from, to)).expect("writes");
 }
 
 /// The configuration of an encoder's training.
@@ -74,19 +66,23 @@ fn an_encoder_trains_resumes_and_is_used_and_named() {
     works(&["train", text(&whole)]);
     let result = at.join("encoder/adapter");
     assert!(result.join("restoration_adapter/config.json").is_file());
+    assert!(
+        !at.join("encoder/prior").exists(),
+        "a frozen prior stays where it is"
+    );
     let trained = weights(at, "encoder", &format!("adapter/{ENCODER}"));
+    // On shards as on the pictures in them.
+    let packed = encoder(at, "packed", &prior, 12, &beside);
+    std::fs::create_dir(at.join("shards")).expect("makes the folder");
+    shard(at, "shards/one.tar", &[0, 1]);
+    shard(at, "shards/two.tar", &[2]);
+    edit(&packed, "images = \"photos\"", "images = \"shards\"");
+    works(&["train", text(&packed)]);
+    assert!(weights(at, "packed", &format!("adapter/{ENCODER}")) == trained);
     // Killed after its first steps and resumed it ends with the same bytes.
     let killed = encoder(at, "killed", &prior, 12, &beside);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_reclair"))
-        .args(["train", text(&killed)])
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the program starts");
-    let lines = || {
-        let log = std::fs::read(at.join("killed/log.jsonl")).unwrap_or_default();
-        log.iter().filter(|&&byte| byte == b'\n').count()
-    };
-    while lines() < 3 && child.try_wait().expect("a child").is_none() {}
+    let mut child = start(&killed);
+    while lines(&at.join("killed")) < 3 && child.try_wait().expect("a child").is_none() {}
     child.kill().expect("was started");
     child.wait().expect("ends");
     works(&["train", text(&killed), "--resume"]);
@@ -117,6 +113,29 @@ fn an_encoder_trains_resumes_and_is_used_and_named() {
             .exists()
     );
     restored(at, "c.png", [40, 24], [&prior, &at.join("with/adapter")]);
+    // Another encoder is not gone on with, and a plan reads none.
+    let file = result.join(ENCODER);
+    let bytes = std::fs::read(&file).expect("trained");
+    let mut other = bytes.clone();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    other[header..]
+        .iter_mut()
+        .step_by(4)
+        .for_each(|byte| *byte ^= 1);
+    std::fs::write(&file, other).expect("writes");
+    assert!(refuses(&["train", text(&toml), "--resume"]).contains("`encoder_model`"));
+    let frozen = |config: &Path| {
+        let line = works(&["train", text(config), "--plan", "--json"]).stdout;
+        let line: Value = serde_json::from_slice(&line).expect("JSON");
+        line["plan"]["frozen"].as_u64().expect("a count")
+    };
+    let with = frozen(&toml);
+    std::fs::remove_file(&file).expect("removes");
+    assert_eq!(frozen(&toml), with, "without the encoder's weights");
+    std::fs::remove_dir_all(&result).expect("removes");
+    assert_eq!(frozen(&toml), with, "before the encoder is trained");
+    edit(&toml, &line, "");
+    assert_eq!(frozen(&toml) + count.expect("counted"), with);
 }
 
 #[test]

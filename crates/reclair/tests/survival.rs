@@ -1,5 +1,5 @@
-//! What a training run survives: being killed in steps, in a checkpoint's write and while the result is written, being asked to
-//! stop, a full disk, numbers that go wrong.
+//! What a training run survives: being killed in steps, in a checkpoint's write and while the result is written, a full disk,
+//! numbers that go wrong; and what it does not go on with. Being asked to stop is in `stop.rs`.
 
 #![cfg(unix)]
 
@@ -7,91 +7,23 @@ mod program;
 
 use std::{
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use pixels::random::stream;
 use program::{
-    refuses, said, text,
-    toy::{config, model, photos, weights},
+    refuses,
+    runs::{VAE, edit, half_written, is_tidy, lines, log, start, toy, train_with_room_for, until},
+    said, text,
+    toy::{config, weights},
     works,
 };
 use rand::RngExt;
-
-const VAE: &str = "prior/vae/diffusion_pytorch_model.safetensors";
-
-/// A folder with pictures and a model.
-fn toy() -> (tempfile::TempDir, PathBuf) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    photos(folder.path());
-    let model = model(folder.path());
-    (folder, model)
-}
-
-fn start(config: &Path) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_reclair"))
-        .args(["train", text(config)])
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the program starts")
-}
-
-/// The lines of a run's log.
-fn log(run: &Path) -> Vec<serde_json::Value> {
-    let text = std::fs::read_to_string(run.join("log.jsonl")).expect("a log");
-    text.lines()
-        .map(|line| serde_json::from_str(line).expect("a whole line"))
-        .collect()
-}
-
-fn lines(run: &Path) -> usize {
-    let log = std::fs::read(run.join("log.jsonl")).unwrap_or_default();
-    log.iter().filter(|&&byte| byte == b'\n').count()
-}
-
-/// Waits until `happened`, or says that the program ended before.
-fn until(child: &mut Child, mut happened: impl FnMut() -> bool) -> bool {
-    let started = Instant::now();
-    while !happened() {
-        if child.try_wait().expect("a child").is_some() {
-            return false;
-        }
-        assert!(
-            started.elapsed() < Duration::from_secs(120),
-            "nothing happened in two minutes"
-        );
-    }
-    true
-}
-
-/// The files in `run` that are being written.
-fn half_written(run: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(run).into_iter().flatten();
-    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    paths
-        .filter(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with(".tmp")
-        })
-        .collect()
-}
 
 /// Whether a file that is being written is a checkpoint.
 fn is_checkpoint(path: &Path) -> bool {
     let bytes = std::fs::read(path).unwrap_or_default();
     bytes.windows(8).take(4096).any(|part| part == b"average/")
-}
-
-/// Checks that each step was logged once, in order, and nothing half written is left.
-fn is_tidy(run: &Path, steps: u64) {
-    let logged: Vec<u64> = log(run)
-        .iter()
-        .filter(|line| line.get("loss").is_some())
-        .map(|line| line["step"].as_u64().expect("a step"))
-        .collect();
-    assert_eq!(logged, (1..=steps).collect::<Vec<_>>());
-    assert_eq!(half_written(run), Vec::<PathBuf>::new());
 }
 
 /// Kills the run of `config` at moments drawn from a seed, every second time in a checkpoint's write, until that hit
@@ -246,55 +178,6 @@ fn a_killed_run_of_prior_and_adapter_ends_with_the_same_bytes() {
 }
 
 #[test]
-fn a_run_asked_to_stop_writes_a_checkpoint_and_goes_on() {
-    let (folder, model) = toy();
-    let at = folder.path();
-    let whole = config(at, "whole", "vae", &model, 200, "");
-    works(&["train", text(&whole)]);
-    let stopped = config(at, "stopped", "vae", &model, 200, "");
-    // None of the checkpoints that are due anyway.
-    let toml = std::fs::read_to_string(&stopped).expect("written");
-    std::fs::write(
-        &stopped,
-        toml.replace("checkpoint = 1", "checkpoint = 1000"),
-    )
-    .expect("writes");
-    assert!(refuses(&["train", text(&stopped), "--resume"]).contains("leave --resume out"));
-    let run = at.join("stopped");
-    let mut step = 0;
-    for (signal, enough) in [("TERM", 7), ("INT", 40)] {
-        let mut child = start(&stopped);
-        assert!(until(&mut child, || lines(&run) >= enough));
-        let sent = Command::new("kill")
-            .args([&format!("-{signal}"), &child.id().to_string()])
-            .status();
-        assert!(sent.expect("kill is there").success());
-        assert!(child.wait().expect("ended").success(), "{signal}");
-        let last = log(&run).last().expect("a line")["step"].as_u64();
-        let last = last.expect("a step");
-        assert!(step < last && last < 200, "{signal}: {step} {last}");
-        step = last;
-    }
-    works(&["train", text(&stopped), "--resume"]);
-    assert!(weights(at, "whole", VAE) == weights(at, "stopped", VAE));
-    is_tidy(&run, 200);
-}
-
-/// Runs `train` where no file can grow beyond so many bytes: what a full disk does to a large file.
-fn train_with_room_for(config: &Path, bytes: u64) -> std::process::Output {
-    // The signal would end the program; ignored, the write fails instead. `ulimit` counts in blocks of 512 bytes.
-    let script = format!(
-        "trap '' XFSZ; ulimit -f {}; exec \"$0\" train \"$1\"",
-        bytes / 512
-    );
-    Command::new("sh")
-        .args(["-c", &script, env!("CARGO_BIN_EXE_reclair"), text(config)])
-        .env("POSIXLY_CORRECT", "1")
-        .output()
-        .expect("a shell")
-}
-
-#[test]
 fn a_full_disk_leaves_the_last_checkpoint_whole() {
     let (folder, model) = toy();
     let at = folder.path();
@@ -329,14 +212,9 @@ fn a_full_disk_leaves_the_last_checkpoint_whole() {
 fn numbers_that_go_wrong_stop_the_run_or_are_skipped_and_recorded() {
     let (folder, model) = toy();
     let at = folder.path();
-    let change = |path: &Path, from: &str, to: &str| {
-        let toml = std::fs::read_to_string(path).expect("written");
-        assert!(toml.contains(from), "{from}");
-        std::fs::write(path, toml.replace(from, to)).expect("writes");
-    };
     // A rate that throws the weights away at the first step.
     let wild = config(at, "wild", "vae", &model, 30, "");
-    change(&wild, "lr = 1e-3", "lr = 1e38");
+    edit(&wild, "lr = 1e-3", "lr = 1e38");
     let line = refuses(&["train", text(&wild)]);
     assert!(
         line.contains("no numbers") && line.contains("[guard]"),
@@ -352,7 +230,7 @@ fn numbers_that_go_wrong_stop_the_run_or_are_skipped_and_recorded() {
     );
     assert!(at.join("wild/checkpoint.safetensors").is_file());
     // The same run may pass over such steps, but not for ever.
-    change(
+    edit(
         &wild,
         "[every]",
         "[guard]\naction = \"skip\"\npatience = 3\n[every]",
@@ -370,7 +248,7 @@ fn numbers_that_go_wrong_stop_the_run_or_are_skipped_and_recorded() {
     // that it falls and most steps are skipped: exactly those that the log says should be.
     let spiky = config(at, "spiky", "vae", &model, 60, "");
     let guard = "[guard]\naction = \"skip\"\nspike = 1.000001\nwindow = 3\npatience = 60\n[every]";
-    change(&spiky, "[every]", guard);
+    edit(&spiky, "[every]", guard);
     works(&["train", text(&spiky)]);
     let plain = config(at, "plain", "vae", &model, 60, "");
     works(&["train", text(&plain)]);
@@ -412,4 +290,69 @@ fn changed_pictures_are_not_gone_on_with() {
     works(&["train", text(&run)]);
     std::fs::write(at.join("photos/0.txt"), "another caption").expect("writes");
     assert!(refuses(&["train", text(&run)]).contains("other pictures or captions"));
+}
+
+/// Weights of which every value is a little different, as after some training.
+fn trained_on(file: &[u8]) -> Vec<u8> {
+    let header = 8 + u64::from_le_bytes(file[..8].try_into().expect("eight bytes")) as usize;
+    let mut other = file.to_vec();
+    let values = other[header..].iter_mut().step_by(4);
+    values.for_each(|byte| *byte ^= 1);
+    other
+}
+
+#[test]
+fn another_model_or_adapter_is_not_gone_on_with() {
+    let (folder, model) = toy();
+    let at = folder.path();
+    let vae = config(at, "vae", "vae", &model, 2, "");
+    works(&["train", text(&vae)]);
+    let prior = at.join("vae/prior");
+    let joint = config(at, "joint", "joint", &prior, 2, "");
+    works(&["train", text(&joint)]);
+    let first = config(at, "first", "adapter", &at.join("joint/prior"), 2, "");
+    works(&["train", text(&first)]);
+    let run = config(at, "run", "adapter", &at.join("joint/prior"), 2, "");
+    let from = format!(
+        "adapter_model = \"{}\"\nstart = \"model\"",
+        at.join("first/adapter").display()
+    );
+    edit(&run, "start = \"fresh\"", &from);
+    works(&["train", text(&run)]);
+    // What no run reads does not matter, nor does the time a file was written.
+    std::fs::write(at.join("joint/prior/README.md"), "words").expect("writes");
+    let unet = at.join("joint/prior/unet/diffusion_pytorch_model.safetensors");
+    let adapter = at.join("first/adapter/restoration_adapter/diffusion_pytorch_model.safetensors");
+    let whole = [&unet, &adapter].map(|file| std::fs::read(file).expect("trained"));
+    std::fs::write(&unet, &whole[0]).expect("writes");
+    works(&["train", text(&run), "--resume"]);
+    for (file, whole, what) in [
+        (&unet, &whole[0], "`model`"),
+        (&adapter, &whole[1], "`adapter_model`"),
+    ] {
+        std::fs::write(file, trained_on(whole)).expect("writes");
+        let why = refuses(&["train", text(&run), "--resume"]);
+        assert!(
+            why.contains(what) && why.contains("put those back") && why.contains("another `out`"),
+            "{why}"
+        );
+        std::fs::write(file, whole).expect("writes");
+    }
+    works(&["train", text(&run), "--resume"]);
+    // A checkpoint of an earlier build, which has no fingerprints, is gone on from.
+    let checkpoint = at.join("run/checkpoint.safetensors");
+    let bytes = std::fs::read(&checkpoint).expect("written");
+    let known = |name: &str| {
+        bytes
+            .windows(name.len())
+            .position(|part| part == name.as_bytes())
+    };
+    let mut older = bytes.clone();
+    for name in ["\"model_files\"", "\"adapter_model_files\""] {
+        let at = known(name).expect("recorded");
+        older[at + 1] = b'x';
+    }
+    std::fs::write(&checkpoint, older).expect("writes");
+    std::fs::write(&unet, trained_on(&whole[0])).expect("writes");
+    works(&["train", text(&run), "--resume"]);
 }

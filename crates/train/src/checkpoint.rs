@@ -14,16 +14,8 @@ use crate::{
     guard::Recent,
     loss_scale::LossScale,
     optimise::{AdamW, Named},
+    origin::Origin,
 };
-
-/// What a checkpoint goes on from must be the same: hashes of the configuration and of the list of pictures.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// Of the configuration, without what does not change the result.
-    pub config: String,
-    /// Of the pictures' names, sizes and captions.
-    pub data: String,
-}
 
 /// The state of a run between two steps.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,6 +65,9 @@ impl State {
             ("config".into(), origin.config.clone()),
             ("data".into(), origin.data.clone()),
         ]);
+        for (what, fingerprint) in &origin.files {
+            metadata.insert(format!("{what}_files"), fingerprint.clone());
+        }
         if let Some(text) = self.loss_scale.to_text() {
             metadata.insert("loss_scale".into(), text);
         }
@@ -124,6 +119,14 @@ impl State {
         {
             return Err(other("other pictures or captions in data.images"));
         }
+        for (what, fingerprint) in &origin.files {
+            let then = file.metadata(&format!("{what}_files"));
+            if then.is_some_and(|then| then != fingerprint) {
+                return Err(other(&format!(
+                    "other files in `{what}` (put those back to go on)"
+                )));
+            }
+        }
         let number = |key: &str| file.metadata(key).map(str::parse::<usize>);
         let step = number("step").and_then(Result::ok).ok_or_else(damaged)?;
         let updates = number("updates").unwrap_or(Ok(step));
@@ -167,6 +170,7 @@ impl State {
         let mut hash = Sha256::new();
         hash.update(&origin.config);
         hash.update(&origin.data);
+        origin.files.values().for_each(|file| hash.update(file));
         hash.update(self.step.to_le_bytes());
         hash.update(self.recent.to_text());
         for (name, values) in &self.values {

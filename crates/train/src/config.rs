@@ -4,16 +4,19 @@
 
 use std::path::{Path, PathBuf};
 
-use pixels::degrade::Degradation;
 use restore::{adapter::AdapterConfig, lora::LoraConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, guard::Guard};
 
+mod data;
 mod losses;
 
-pub use self::losses::{
-    DenoiseLoss, EncoderLoss, EncoderTarget, Latent, Metric, Sizes, Timesteps, VaeInit, VaeLoss,
+pub use self::{
+    data::{Data, Mix, Small},
+    losses::{
+        DenoiseLoss, EncoderLoss, EncoderTarget, Latent, Metric, Sizes, Timesteps, VaeInit, VaeLoss,
+    },
 };
 
 /// What a run trains.
@@ -39,7 +42,8 @@ pub enum Stage {
 pub struct TrainConfig {
     /// What is trained.
     pub stage: Stage,
-    /// Folder of the model: diffusers layout, with every `config.json` of what the stage needs.
+    /// Folder of the model: diffusers layout, with every `config.json` of what the stage needs. Where the model is frozen
+    /// (stages `adapter` and `encoder`) also a safetensors checkpoint.
     pub model: PathBuf,
     /// Folder of an adapter to go on from.
     pub adapter_model: Option<PathBuf>,
@@ -91,50 +95,6 @@ pub enum Start {
     Model,
     /// From the model folder's weights where there are any, else fresh.
     ModelOrFresh,
-}
-
-/// The training photographs.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Data {
-    /// A folder of pictures or WebDataset shards, searched through, or one shard; captions in `.txt` or `.json` files
-    /// beside the pictures.
-    pub images: PathBuf,
-    /// Pictures for validation grids and scores; never trained on.
-    pub validation: Option<PathBuf>,
-    /// Side of the square crops, pixels.
-    pub crop_px: usize,
-    /// Photographs are first reduced by a factor drawn from here, log-uniformly: `[1, 1]` never reduces.
-    #[serde(default = "no_reduction")]
-    pub reduce: [f64; 2],
-    /// Degradations and how often each is drawn, by weight.
-    #[serde(default)]
-    pub degradations: Vec<Mix>,
-    /// Decoded photographs kept in memory, megabytes.
-    #[serde(default = "cache")]
-    pub cache_mb: usize,
-    /// Threads that decode, crop and degrade.
-    #[serde(default = "workers")]
-    pub workers: usize,
-    /// How often a caption is replaced by the empty string.
-    #[serde(default = "half")]
-    pub null_text: f64,
-    /// Whether frozen text encoders read each prompt once, into `text/` of the run's folder, and leave the memory. The
-    /// result is the same.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub cache_text: bool,
-}
-
-/// One degradation of a mixture: a preset by name or a whole law.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Mix {
-    /// A preset's name.
-    pub preset: Option<String>,
-    /// A law spelt out.
-    pub law: Option<Degradation>,
-    /// How often, relative to the others.
-    pub weight: f64,
 }
 
 /// Optimiser and length of a run. AdamW with PyTorch's defaults.
@@ -254,18 +214,6 @@ fn once() -> usize {
 }
 fn is_once(times: &usize) -> bool {
     *times == 1
-}
-fn no_reduction() -> [f64; 2] {
-    [1.0, 1.0]
-}
-fn cache() -> usize {
-    2048
-}
-fn workers() -> usize {
-    2
-}
-fn half() -> f64 {
-    0.5
 }
 fn one() -> f64 {
     1.0

@@ -1,12 +1,13 @@
 //! A run's folder: one run at a time writes there, and its log goes on where its checkpoint does.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    collections::BTreeSet,
+    fs::{File, FileType, OpenOptions, TryLockError},
     io::Write,
     path::{Path, PathBuf},
 };
 
-use priors::weights::write_atomically;
+use priors::weights::{is_temporary, write_atomically};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -22,12 +23,14 @@ pub(crate) const LOG: &str = "log.jsonl";
 pub(crate) struct OutFolder {
     path: PathBuf,
     log: File,
+    /// Those that the log has.
+    notes: BTreeSet<String>,
     _lock: File,
 }
 
 impl OutFolder {
     /// Opens `path` for a run that goes on after `step`: lines of the log that belong to later steps, and files that
-    /// a killed run left half written, are removed.
+    /// a killed run of this folder left half written, are removed.
     ///
     /// # Errors
     /// A folder that cannot be written to, or that another run writes to.
@@ -54,7 +57,7 @@ impl OutFolder {
         }
         remove_half_written(path)?;
         let log_path = path.join(LOG);
-        trim(&log_path, step)?;
+        let notes = trim(&log_path, step)?;
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -63,8 +66,28 @@ impl OutFolder {
         Ok(Self {
             path: path.to_owned(),
             log,
+            notes,
             _lock: lock,
         })
+    }
+
+    /// Says something to know about the run, and adds it to the log unless it is there from before.
+    ///
+    /// # Errors
+    /// A full disk.
+    pub(crate) fn note(
+        &mut self,
+        step: usize,
+        note: String,
+        watch: &mut dyn FnMut(Event),
+    ) -> Result<(), Error> {
+        watch(Event::Note(note.clone()));
+        if self.notes.contains(&note) {
+            return Ok(());
+        }
+        self.log(&serde_json::json!({ "step": step, "note": note }), watch)?;
+        self.notes.insert(note);
+        Ok(())
     }
 
     /// Adds a line to the log.
@@ -94,58 +117,79 @@ impl OutFolder {
     }
 }
 
-/// Keeps the log's lines up to `step`.
-fn trim(path: &Path, step: usize) -> Result<(), Error> {
+/// Keeps the log's lines up to `step`; returns the notes among them.
+fn trim(path: &Path, step: usize) -> Result<BTreeSet<String>, Error> {
     let text = match std::fs::read(path) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
         Err(source) => return Err(Error::io(path, source)),
     };
-    let belongs = |line: &&str| {
-        let line: Option<Value> = serde_json::from_str(line).ok();
-        let at = line.and_then(|line| line.get("step")?.as_u64());
-        at.is_some_and(|at| at <= step as u64)
-    };
-    let kept: String = text
-        .lines()
-        .filter(belongs)
-        .map(|line| format!("{line}\n"))
-        .collect();
+    let (mut kept, mut notes) = (String::new(), BTreeSet::new());
+    for line in text.lines() {
+        let Ok(Value::Object(about)) = serde_json::from_str(line) else {
+            continue;
+        };
+        let at = about.get("step").and_then(Value::as_u64);
+        if at.is_some_and(|at| at <= step as u64) {
+            kept += line;
+            kept.push('\n');
+            let note = about.get("note").and_then(Value::as_str);
+            notes.extend(note.map(str::to_owned));
+        }
+    }
     if kept != text {
         write_atomically(path, kept.as_bytes())?;
     }
-    Ok(())
+    Ok(notes)
 }
 
-/// Removes the temporary files (`.tmp` and six letters or digits, as `tempfile` names them) below `folder`.
+/// Where below its folder a run writes through temporary files, with the folders in `prior` and `adapter`.
+const PLACES: [&str; 4] = ["", "text", "prior", "adapter"];
+
+/// Removes the temporary files that a killed run left where it writes. Other folders in `folder` are not its business, nor are
+/// files with other names.
 fn remove_half_written(folder: &Path) -> Result<(), Error> {
-    for entry in walk(folder)? {
-        let name = entry.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = name
-            .strip_prefix(".tmp")
-            .is_some_and(|rest| rest.len() == 6 && rest.bytes().all(|b| b.is_ascii_alphanumeric()));
-        if temporary {
-            std::fs::remove_file(&entry).map_err(|source| Error::io(&entry, source))?;
-        }
-    }
-    Ok(())
-}
-
-/// The files of a run's folder and of the folders in it; not further, and not through links.
-fn walk(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut files = Vec::new();
-    let mut open = vec![folder.to_owned()];
-    while let Some(at) = open.pop() {
-        for entry in std::fs::read_dir(&at).map_err(|source| Error::io(&at, source))? {
-            let entry = entry.map_err(|source| Error::io(&at, source))?;
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => open.push(entry.path()),
-                Ok(kind) if kind.is_file() => files.push(entry.path()),
-                _ => {}
+    for place in PLACES {
+        let place_path = folder.join(place);
+        remove_temporary(&place_path)?;
+        if ["prior", "adapter"].contains(&place) {
+            for part in folders(&place_path)? {
+                remove_temporary(&part)?;
             }
         }
     }
-    Ok(files)
+    Ok(())
+}
+
+fn remove_temporary(folder: &Path) -> Result<(), Error> {
+    for path in entries(folder, |kind| kind.is_file())? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if is_temporary(&name) {
+            std::fs::remove_file(&path).map_err(|source| Error::io(&path, source))?;
+        }
+    }
+    Ok(())
+}
+
+fn folders(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    entries(folder, |kind| kind.is_dir())
+}
+
+/// What in `folder` is of a kind, links aside; nothing where there is no such folder.
+fn entries(folder: &Path, of: impl Fn(&FileType) -> bool) -> Result<Vec<PathBuf>, Error> {
+    let listed = match std::fs::read_dir(folder) {
+        Ok(listed) => listed,
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(source) => return Err(Error::io(folder, source)),
+    };
+    let mut found = Vec::new();
+    for entry in listed {
+        let entry = entry.map_err(|source| Error::io(folder, source))?;
+        if entry.file_type().is_ok_and(|kind| of(&kind)) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -158,8 +202,6 @@ mod tests {
         let log = folder.path().join(LOG);
         let lines = "{\"step\":1}\n{\"step\":2,\"validation_psnr\":3.0}\n{\"step\":3}\n{\"st";
         std::fs::write(&log, lines).expect("writes");
-        std::fs::write(folder.path().join(".tmpAb3xyZ"), "half").expect("writes");
-        std::fs::write(folder.path().join(".tmpl"), "mine").expect("writes");
         let mut seen = vec![];
         let mut out = OutFolder::open(folder.path(), 2).expect("opens");
         out.log(&serde_json::json!({"step": 3}), &mut |event| {
@@ -172,11 +214,62 @@ mod tests {
             "{\"step\":1}\n{\"step\":2,\"validation_psnr\":3.0}\n{\"step\":3}\n"
         );
         assert!(matches!(&seen[..], [Event::Logged(line)] if line == "{\"step\":3}"));
-        assert!(!folder.path().join(".tmpAb3xyZ").exists());
-        assert!(folder.path().join(".tmpl").exists());
         let second = OutFolder::open(folder.path(), 2).err().expect("refused");
         assert!(second.to_string().contains("another run"), "{second}");
         drop(out);
         assert!(OutFolder::open(folder.path(), 2).is_ok());
+    }
+
+    #[test]
+    fn only_what_the_run_itself_left_half_written_is_removed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let temporary = ".reclair-Ab3xyZ.part";
+        let file = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("makes it");
+            std::fs::write(&path, "half").expect("writes");
+            path
+        };
+        let places = [
+            "",
+            "text",
+            "prior",
+            "prior/unet",
+            "adapter",
+            "adapter/restoration_adapter",
+        ];
+        let own = places.map(|place| file(&format!("{place}/{temporary}").trim_start_matches('/')));
+        let others = [
+            "pictures/.reclair-Ab3xyZ.part",
+            "prior/unet/deeper/.reclair-Ab3xyZ.part",
+            ".tmpAb3xyZ",
+            "text/.tmpAb3xyZ",
+            ".reclair-Ab3.part",
+            ".reclair-Ab3xyZ.part.png",
+            "reclair-Ab3xyZ.part",
+        ]
+        .map(file);
+        OutFolder::open(folder.path(), 0).expect("opens");
+        assert!(own.iter().all(|path| !path.exists()));
+        assert!(others.iter().all(|path| path.exists()));
+    }
+
+    #[test]
+    fn a_note_is_said_each_time_and_kept_once() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut said = 0;
+        let mut watch = |event| said += usize::from(matches!(event, Event::Note(_)));
+        for step in [0, 5] {
+            let mut out = OutFolder::open(folder.path(), step).expect("opens");
+            out.note(step, "small".into(), &mut watch).expect("notes");
+        }
+        let mut out = OutFolder::open(folder.path(), 5).expect("opens");
+        out.note(5, "other".into(), &mut watch).expect("notes");
+        assert_eq!(said, 3);
+        let text = std::fs::read_to_string(folder.path().join(LOG)).expect("reads");
+        assert_eq!(
+            text,
+            "{\"step\":0,\"note\":\"small\"}\n{\"step\":5,\"note\":\"other\"}\n"
+        );
     }
 }

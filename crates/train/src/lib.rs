@@ -12,12 +12,14 @@ pub mod check;
 pub mod checkpoint;
 pub mod config;
 pub mod data;
+mod disk;
 mod folder;
 pub mod guard;
 mod lent;
 pub mod loss_scale;
 pub mod objective;
 pub mod optimise;
+pub mod origin;
 pub mod plan;
 #[cfg(test)]
 #[path = "../../reclair/tests/priors_on_disk/mod.rs"]

@@ -26,7 +26,7 @@ use crate::{
     checkpoint::State,
     config::{Stage, Start, TrainConfig},
     data::{Loader, Photos},
-    objective::{Denoise, Encoder, Objective, Vae, folder_of, stored_dtype},
+    objective::{Denoise, Encoder, Objective, Vae, encoder_of, folder_of, stored_dtype},
     ranks::{Ranks, Share},
     step::{fresh, shapes_of, step},
 };
@@ -44,6 +44,8 @@ pub struct Plan {
     pub steps: usize,
     /// Expected seconds of a step.
     pub seconds_per_step: f64,
+    /// Bytes on disk of the prompts' encodings, where they are kept (`data.cache_text`); checkpoints and results aside.
+    pub text_cache_bytes: u64,
     /// Expected peak memory of this process, where the system tells it (Linux).
     pub peak_bytes: Option<u64>,
     /// Memory that is free for it now, where the system tells it (Linux).
@@ -65,6 +67,7 @@ pub fn plan(config: &TrainConfig, device: &Device, ranks: &dyn Ranks) -> Result<
     let aside = tempfile::tempdir().map_err(|source| Error::io(std::env::temp_dir(), source))?;
     let mut config = config.clone();
     config.out = aside.path().to_owned();
+    config.encoder_model = encoder_of(&config);
     config.start = Start::Fresh;
     config.adapter_model = None;
     let frozen = frozen(&config, device)?;
@@ -89,7 +92,7 @@ pub fn plan(config: &TrainConfig, device: &Device, ranks: &dyn Ranks) -> Result<
         )));
     }
     let photos = Arc::new(Photos::open(&config.data, config.seed)?);
-    let decoded = photos.decoded_bytes()?;
+    let decoded = photos.decoded_bytes();
     let most_kept = decoded.min(config.data.cache_mb << 20);
     let mut rehearsal = Rehearsal {
         config: &config,
@@ -117,6 +120,7 @@ pub fn plan(config: &TrainConfig, device: &Device, ranks: &dyn Ranks) -> Result<
         samples: share.count(),
         steps: config.optimise.steps,
         seconds_per_step,
+        text_cache_bytes: objective.disk_bytes(&photos),
         peak_bytes: before
             .zip(peak_bytes())
             .map(|peaks| frozen.peak_bytes(peaks, to_keep)),
@@ -199,17 +203,25 @@ fn frozen(config: &TrainConfig, device: &Device) -> Result<Frozen, Error> {
             continue;
         }
         let w = Weights::blank(device);
+        // The encoder that sees through degradations, beside the autoencoder's own.
+        let robust = Weights::blank(device);
         let (json, path) = (folder.json(&file)?, folder.path(&file));
         match part {
-            "vae" => drop(AutoencoderKl::from_json(&json, &path, &w)?),
+            "vae" => {
+                let vae = AutoencoderKl::from_json(&json, &path, &w)?;
+                if config.stage != Stage::Encoder && config.encoder_model.is_some() {
+                    vae.with_encoder(&robust)?;
+                }
+            }
             "text_encoder_3" => drop(T5Encoder::from_json(&json, &path, &w)?),
             "text_encoder" | "text_encoder_2" => drop(ClipText::from_json(&json, &path, &w)?),
             _ => drop(AnyPrior::from_folder(&folder, &w)?),
         }
-        frozen.values += w.count();
+        let count = w.count() + robust.count();
+        frozen.values += count;
         let bytes = match part {
-            "vae" => 4 * w.count(),
-            _ => stored_dtype(&folder).size() * w.count(),
+            "vae" => 4 * count,
+            _ => stored_dtype(&folder).size() * count,
         };
         // Encoders whose words are kept on disk leave the memory before the steps; the network's file is read in these.
         let text = part.starts_with("text_encoder");

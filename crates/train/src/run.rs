@@ -7,18 +7,18 @@ use std::sync::{
 
 use burn::tensor::Device;
 use priors::weights::Values;
-use sha2::{Digest, Sha256};
 
 pub use crate::step::{StepRecord, evaluate};
 use crate::{
     Error, about,
-    checkpoint::{Origin, State},
+    checkpoint::State,
     config::{Stage, TrainConfig},
-    data::{Loader, Photos, hex},
+    data::{Loader, Photos},
     folder::OutFolder,
     guard::Action,
     lent::Lent,
-    objective::{Denoise, Encoder, Objective, Vae},
+    objective::{Denoise, Encoder, Objective, Said, Vae},
+    origin::Origin,
     ranks::{Ranks, Share, agree, any},
     report, self_test,
     start::copy_rest,
@@ -89,10 +89,7 @@ pub fn run(
         _ => Box::new(Denoise::new(config, device)?),
     };
     let photos = Arc::new(Photos::open(&config.data, config.seed)?);
-    let origin = Origin {
-        config: hash(config),
-        data: photos.list_hash()?,
-    };
+    let origin = Origin::of(config, photos.list_hash()?)?;
     let initial = objective.initial()?;
     let shapes = shapes_of(&initial);
     let mut state = match State::load(&config.out, &origin)? {
@@ -111,7 +108,18 @@ pub fn run(
         )?;
         out = Some(folder);
     }
-    objective.prepare(&photos, stop, &mut |note| watch(Event::Note(note)))?;
+    let validation = Validation::open(config)?;
+    let mut notes: Vec<String> = photos.note().into_iter().collect();
+    notes.extend(validation.note());
+    objective.prepare(&photos, stop, &mut |said| match said {
+        Said::Progress(text) => watch(Event::Note(text)),
+        Said::Note(text) => notes.push(text),
+    })?;
+    if let Some(out) = &mut out {
+        for note in notes {
+            out.note(state.step, note, watch)?;
+        }
+    }
     if writes {
         ranks.wait();
     }
@@ -130,7 +138,6 @@ pub fn run(
         2 * share.count(),
         config.data.workers,
     );
-    let validation = Validation::open(config)?;
     while state.step < config.optimise.steps && !any(ranks, stop.load(Ordering::Relaxed)) {
         let done = step(
             config,
@@ -220,7 +227,7 @@ pub fn run(
         objective.save(values, &samples, &config.out)
     })?;
     // A frozen prior stays where it is.
-    if config.stage != Stage::Adapter {
+    if !matches!(config.stage, Stage::Adapter | Stage::Encoder) {
         copy_rest(&config.model, &config.out.join("prior"))?;
     }
     let mut record = serde_json::json!({
@@ -229,6 +236,7 @@ pub fn run(
         "images": state.step * batch,
         "config_sha256": origin.config,
         "data_list_sha256": origin.data,
+        "fingerprints": origin.files,
         "reclair": env!("CARGO_PKG_VERSION"),
     });
     // Reading every photograph takes long: not for a run that was told to stop and will be resumed.
@@ -279,37 +287,4 @@ fn with_result<T>(
     let done = then(lent.values(), state.step);
     *named = lent.back();
     done
-}
-
-fn hash(config: &TrainConfig) -> String {
-    // Where things are written and how the machine is used do not change the result.
-    let mut config = config.clone();
-    config.out = Default::default();
-    config.every = Default::default();
-    config.licence = None;
-    config.data.cache_mb = 0;
-    config.data.workers = 0;
-    config.data.cache_text = false;
-    config.guard = Default::default();
-    let text = toml::to_string(&config).expect("plain TOML");
-    hex(&Sha256::digest(text))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn older_configurations_keep_their_hash() {
-        let runs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/mini/runs");
-        // The autoencoder's leg is older than `precision`, which its hash lacks.
-        for run in ["joint-1", "joint-2", "joint-3", "joint-4"] {
-            let read = |file: &str| {
-                std::fs::read_to_string(format!("{runs}/{run}/{file}")).expect("committed")
-            };
-            let config = toml::from_str(&read("config.resolved.toml")).expect("a configuration");
-            let about: serde_json::Value = serde_json::from_str(&read("run.json")).expect("JSON");
-            assert_eq!(about["config_sha256"], hash(&config), "{run}");
-        }
-    }
 }

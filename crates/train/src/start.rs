@@ -1,11 +1,11 @@
 //! The trained tensors as a run starts, and what of a prior it does not train.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use burn::tensor::Device;
 use priors::{
     folder::Folder,
-    weights::{SafetensorsFile, Values, Weights},
+    weights::{Values, View, Weights},
 };
 
 use crate::{Error, config::Start};
@@ -51,35 +51,36 @@ pub(crate) fn start_values(
             (Take::All, Start::ModelOrFresh) => folder.has(file),
         };
         if wanted {
-            let file = SafetensorsFile::from_bytes(folder.read(file)?, &folder.path(file))?;
-            overlay(&mut values, prefix, &file, *take)?;
+            overlay(&mut values, prefix, &folder.view(file)?, *take)?;
         }
     }
     Ok(values)
 }
 
-fn overlay(
-    values: &mut Values,
-    prefix: &str,
-    file: &SafetensorsFile,
-    take: Take,
-) -> Result<(), Error> {
+fn overlay(values: &mut Values, prefix: &str, view: &View, take: Take) -> Result<(), Error> {
     let misfit = |what: String| {
         Error::Input(format!(
             "{}: tensor {what}; the file does not fit its config.json",
-            file.path().display()
+            view.path().display()
         ))
     };
-    let taken = |name: &&String| match take {
-        Take::All => true,
-        Take::Copy(parts) => parts.iter().any(|part| name.starts_with(part)),
-    };
-    for name in file.names().iter().filter(taken) {
-        let (Some(data), Some(slot)) =
-            (file.data(name), values.get_mut(&format!("{prefix}.{name}")))
+    let mut used = BTreeMap::new();
+    for (name, slot) in values {
+        let Some(name) = name
+            .strip_prefix(prefix)
+            .and_then(|name| name.strip_prefix('.'))
         else {
-            return Err(misfit(format!("{name} is not part of this network")));
+            continue;
         };
+        let taken = match take {
+            Take::All => true,
+            Take::Copy(parts) => parts.iter().any(|part| name.starts_with(part)),
+        };
+        if !taken {
+            continue;
+        }
+        let data = view.data(name)?;
+        let data = data.ok_or_else(|| misfit(format!("{name} is missing")))?;
         if data.shape() != slot.shape() {
             return Err(misfit(format!(
                 "{name} should be {:?} and is {:?}",
@@ -88,8 +89,14 @@ fn overlay(
             )));
         }
         *slot = data.convert::<f32>();
+        used.insert(name.to_owned(), slot.shape().as_slice().to_vec());
     }
-    Ok(())
+    match view.unused(&used).first() {
+        Some(name) if take == Take::All => {
+            Err(misfit(format!("{name} is not part of this network")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Copies the files of a prior's folder that `out` does not have yet, so that `out` is whole.

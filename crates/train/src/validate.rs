@@ -50,7 +50,10 @@ fn finite(value: f64) -> Option<f64> {
 }
 
 /// The pictures: a crop of each, degraded as in training.
-pub(crate) struct Validation(Vec<Sample>);
+pub(crate) struct Validation {
+    samples: Vec<Sample>,
+    note: Option<String>,
+}
 
 impl Validation {
     /// Draws them; none where the configuration names none.
@@ -59,7 +62,10 @@ impl Validation {
     /// As [`Photos::open`] and [`Photos::sample`].
     pub(crate) fn open(config: &TrainConfig) -> Result<Self, Error> {
         let Some(folder) = &config.data.validation else {
-            return Ok(Self(vec![]));
+            return Ok(Self {
+                samples: vec![],
+                note: None,
+            });
         };
         let mut data = config.data.clone();
         data.images.clone_from(folder);
@@ -67,11 +73,19 @@ impl Validation {
         let photos = Photos::open(&data, config.seed.wrapping_add(1))?;
         let count = photos.count().min(SHOWN);
         let samples: Result<_, _> = (0..count).map(|i| photos.sample(i)).collect();
-        Ok(Self(samples?))
+        Ok(Self {
+            samples: samples?,
+            note: photos.note(),
+        })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.samples.is_empty()
+    }
+
+    /// As [`Photos::note`].
+    pub(crate) fn note(&self) -> Option<String> {
+        self.note.clone()
     }
 
     /// Scores the networks with `values` and writes the grid of `step`.
@@ -87,8 +101,8 @@ impl Validation {
     ) -> Result<Scores, Error> {
         let mut rows = Vec::new();
         let mut scores = Scores::default();
-        let part = 1.0 / self.0.len() as f64;
-        for (i, sample) in self.0.iter().enumerate() {
+        let part = 1.0 / self.samples.len() as f64;
+        for (i, sample) in self.samples.iter().enumerate() {
             let mut rng = stream(config.seed, &format!("validation {i}"));
             let row = objective.show(values, sample, &mut rng)?;
             if let Some(result) = row.last() {

@@ -26,9 +26,11 @@ pub use edit::Edit;
 pub use file::PICKLE;
 pub use file::SafetensorsFile;
 pub use init::{Init, stream};
-pub use save::{Metadata, Stored, save_safetensors, write_atomically, write_safetensors};
+pub use save::{
+    Metadata, Stored, is_temporary, save_safetensors, write_atomically, write_safetensors,
+};
 pub(crate) use view::transposed;
-pub use view::{Naming, Part, Piece, View};
+pub use view::{Naming, Part, Piece, SAMPLE, View};
 
 use crate::Error;
 

@@ -139,6 +139,18 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     })
 }
 
+/// Names of files that are being written, as those of pictures: `.reclair-`, six letters or digits, `.part`.
+const PREFIX: &str = ".reclair-";
+const SUFFIX: &str = ".part";
+
+/// Whether `name` is that of a file this program was writing.
+pub fn is_temporary(name: &str) -> bool {
+    let drawn = name
+        .strip_prefix(PREFIX)
+        .and_then(|name| name.strip_suffix(SUFFIX));
+    drawn.is_some_and(|drawn| drawn.len() == 6 && drawn.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
 fn atomically(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> Result<(), Error>,
@@ -150,6 +162,7 @@ fn atomically(
     let io = |source| Error::io(path, source);
     std::fs::create_dir_all(folder).map_err(io)?;
     let mut builder = tempfile::Builder::new();
+    builder.prefix(PREFIX).suffix(SUFFIX);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;

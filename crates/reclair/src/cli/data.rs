@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use pixels::{Image, io::Format};
 use train::{
     check::{Limits, check},
-    config::{Data, Mix, TrainConfig},
+    config::{Data, Mix, Small, TrainConfig},
     data::{Photos, Sample, pictures},
     report::html::{escape, image_tag},
     validate::grid,
@@ -153,6 +153,9 @@ fn preview(args: &PreviewArgs) -> anyhow::Result<()> {
         Format::from_path(&args.output)?;
     }
     let photos = Photos::open(&data, seed)?;
+    if let Some(note) = photos.note() {
+        eprintln!("note: {note}");
+    }
     let samples: Result<Vec<Sample>, _> = (0..args.count).map(|i| photos.sample(i)).collect();
     let samples = samples?;
     make_folder_for(&args.output)?;
@@ -181,6 +184,7 @@ fn plain(args: &PreviewArgs) -> anyhow::Result<Data> {
         images: PathBuf::new(),
         validation: None,
         crop_px: args.crop,
+        small: Small::default(),
         reduce: [1.0, 1.0],
         degradations: vec![Mix {
             preset: Some(args.preset.clone()),

@@ -132,10 +132,17 @@ fn print_plan(args: &Args, plan: &Plan, ranks: usize) -> anyhow::Result<()> {
         Some(bytes) => format!("{:.2} GB", bytes as f64 / 1e9),
         None => "unknown on this system".to_owned(),
     };
+    let on_disk = match plan.text_cache_bytes {
+        0 => String::new(),
+        bytes => format!(
+            "; encoded prompts take {:.3} GB on disk",
+            bytes as f64 / 1e9
+        ),
+    };
     let all = Duration::from_secs_f64(plan.seconds_per_step * plan.steps as f64);
     writeln!(
         out,
-        "trains {} values over {} frozen ones; {} samples a step{}; about {:.2} s a step, {} for {} steps; peak memory about {}, of {} free now",
+        "trains {} values over {} frozen ones; {} samples a step{}; about {:.2} s a step, {} for {} steps; peak memory about {}, of {} free now{on_disk}",
         plan.trained,
         plan.frozen,
         plan.samples,

@@ -1,6 +1,7 @@
 //! Running the program and making what it works on, for the tests of the command line.
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
+pub(crate) mod runs;
 pub(crate) mod toy;
 
 use std::{

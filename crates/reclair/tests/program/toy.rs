@@ -85,3 +85,18 @@ pub(crate) fn config(
 pub(crate) fn weights(folder: &Path, run: &str, file: &str) -> Vec<u8> {
     std::fs::read(folder.join(run).join(file)).expect("trained")
 }
+
+/// A shard of the toy's pictures and captions, in this order.
+pub(crate) fn shard(folder: &Path, name: &str, pictures: &[usize]) -> PathBuf {
+    let path = folder.join(name);
+    let mut tar = tar::Builder::new(std::fs::File::create(&path).expect("creates"));
+    for i in pictures {
+        for kind in ["png", "txt"] {
+            let file = format!("{i}.{kind}");
+            tar.append_path_with_name(folder.join("photos").join(&file), &file)
+                .expect("appends");
+        }
+    }
+    tar.finish().expect("ends");
+    path
+}

@@ -9,7 +9,6 @@ mod source;
 
 use std::{
     collections::HashMap,
-    path::Path,
     sync::{Arc, Mutex},
 };
 
@@ -20,6 +19,7 @@ use pixels::{
     resize::{Filter, scale},
 };
 use rand::RngExt;
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 pub use loader::Loader;
@@ -27,7 +27,7 @@ pub use source::{Picture, pictures};
 
 use crate::{
     Error,
-    config::{Data, Mix},
+    config::{Data, Mix, Small},
 };
 
 /// One training sample.
@@ -63,13 +63,14 @@ pub struct Place {
 /// How many photographs that cannot be decoded a sample passes over before that is an error.
 const PASS_OVER: usize = 16;
 
-/// How many photographs tell the size of all.
-const MEASURED: usize = 64;
-
 /// The photographs of a folder or of shards and how samples are drawn from them.
 #[derive(Debug)]
 pub struct Photos {
     pictures: Vec<Picture>,
+    /// Bytes of all of them when they are decoded.
+    decoded_bytes: usize,
+    /// How many of those found have a side smaller than the crop.
+    small: usize,
     data: Data,
     laws: Vec<(Degradation, f64)>,
     seed: u64,
@@ -91,22 +92,64 @@ struct Photo {
 }
 
 impl Photos {
-    /// Finds the pictures and captions of `data.images`.
+    /// Finds the pictures and captions of `data.images`, and leaves out those that are smaller than the crop where
+    /// `data.small` says so.
     ///
     /// # Errors
-    /// What [`pictures`] refuses, an unknown degradation.
+    /// What [`pictures`] refuses, an unknown degradation, no picture of a crop's size.
     pub fn open(data: &Data, seed: u64) -> Result<Self, Error> {
         let laws = data
             .degradations
             .iter()
             .map(law)
             .collect::<Result<_, _>>()?;
+        let found = pictures(&data.images)?;
+        // What cannot be read now is passed over, or said, when its turn comes.
+        let sizes: Vec<Option<[usize; 2]>> = found.par_iter().map(Picture::size_px).collect();
+        let is_small = |px: &[usize; 2]| px[0].min(px[1]) < data.crop_px;
+        let small = sizes.iter().flatten().filter(|px| is_small(px)).count();
+        if small == found.len() && data.small == Small::Skip {
+            return Err(Error::Input(format!(
+                "{}: each of the {small} pictures has a side smaller than the crop of {} pixels; give larger pictures or a smaller crop, or set data.small = \"enlarge\"",
+                data.images.display(),
+                data.crop_px
+            )));
+        }
+        let left_out = |px: &Option<[usize; 2]>| {
+            data.small == Small::Skip && px.as_ref().is_some_and(is_small)
+        };
+        let kept = found.into_iter().zip(sizes);
+        let kept = kept.filter(|(_, px)| !left_out(px));
+        let (pictures, sizes): (Vec<_>, Vec<_>) = kept.unzip();
+        let bytes = sizes.iter().flatten().map(|[w, h]| 3 * w * h);
         Ok(Self {
-            pictures: pictures(&data.images)?,
+            pictures,
+            decoded_bytes: bytes.sum(),
+            small,
             data: data.clone(),
             laws,
             seed,
             cache: Mutex::default(),
+        })
+    }
+
+    /// What became of photographs with a side smaller than the crop, where there are any.
+    pub fn note(&self) -> Option<String> {
+        let all = match self.data.small {
+            Small::Skip => self.small + self.pictures.len(),
+            Small::Enlarge => self.pictures.len(),
+        };
+        let fate = match self.data.small {
+            Small::Skip => "are left out (data.small = \"enlarge\" would enlarge them)",
+            Small::Enlarge => "are enlarged to it (data.small = \"skip\" would leave them out)",
+        };
+        (self.small > 0).then(|| {
+            format!(
+                "{}: {} of {all} pictures have a side smaller than the crop of {} pixels and {fate}",
+                self.data.images.display(),
+                self.small,
+                self.data.crop_px
+            )
         })
     }
 
@@ -121,21 +164,9 @@ impl Photos {
         self.pictures.len()
     }
 
-    /// Bytes of all photographs when they are decoded, by those of some of them.
-    ///
-    /// # Errors
-    /// A photograph that is gone.
-    pub(crate) fn decoded_bytes(&self) -> Result<usize, Error> {
-        let every = self.pictures.len().div_ceil(MEASURED).max(1);
-        let (mut looked_at, mut bytes) = (0, 0);
-        for picture in self.pictures.iter().step_by(every) {
-            // What cannot be decoded is passed over when its turn comes.
-            if let Ok([w, h]) = pixels::io::size(&picture.bytes()?, Path::new(&picture.name)) {
-                bytes += 3 * w * h;
-            }
-            looked_at += 1;
-        }
-        Ok(bytes * self.pictures.len() / looked_at.max(1))
+    /// Bytes of all photographs when they are decoded, as far as their headers say it.
+    pub(crate) fn decoded_bytes(&self) -> usize {
+        self.decoded_bytes
     }
 
     /// Bytes of the decoded photographs that are kept now.

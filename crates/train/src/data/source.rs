@@ -14,6 +14,9 @@ use pixels::{
 use super::{caption, shard};
 use crate::Error;
 
+/// Where a picture's size nearly always stands.
+const HEAD_BYTES: u64 = 1 << 16;
+
 /// One picture and what it is said to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
@@ -45,12 +48,6 @@ impl Picture {
     /// # Errors
     /// A file that cannot be read, or is larger than [`Limits`] allow.
     pub fn bytes(&self) -> Result<Vec<u8>, Error> {
-        let (path, at) = match &self.place {
-            Place::File(path) => (path, 0),
-            Place::Shard { tar, at, .. } => (tar, *at),
-        };
-        let io = |source| Error::io(path, source);
-        let mut file = File::open(path).map_err(io)?;
         let size = self.size()?;
         let most = Limits::default().file_bytes;
         if size > most {
@@ -60,10 +57,29 @@ impl Picture {
                 advice: "re-save it smaller",
             }));
         }
+        self.head(size)
+    }
+
+    /// The first `count` of its bytes.
+    fn head(&self, count: u64) -> Result<Vec<u8>, Error> {
+        let (path, at) = match &self.place {
+            Place::File(path) => (path, 0),
+            Place::Shard { tar, at, .. } => (tar, *at),
+        };
+        let io = |source| Error::io(path, source);
+        let mut file = File::open(path).map_err(io)?;
         file.seek(SeekFrom::Start(at)).map_err(io)?;
-        let mut bytes = vec![0; size as usize];
+        let mut bytes = vec![0; count as usize];
         file.read_exact(&mut bytes).map_err(io)?;
         Ok(bytes)
+    }
+
+    /// Width and height as they are stored, where the file can be read and its header says them.
+    pub(super) fn size_px(&self) -> Option<[usize; 2]> {
+        let of = |bytes: &[u8]| pixels::io::size(bytes, Path::new(&self.name)).ok();
+        let head = self.head(self.size().ok()?.min(HEAD_BYTES)).ok()?;
+        // Behind a large profile or preview the header goes on.
+        of(&head).or_else(|| of(&self.bytes().ok()?))
     }
 
     /// How many they are.

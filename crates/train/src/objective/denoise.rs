@@ -40,7 +40,6 @@ use rand_chacha::ChaCha8Rng;
 use restore::{
     adapter::{
         AdapterConfig, AdapterFolder, COPIED, ENCODER_FOLDER, LORA_FILE, RestorationAdapter,
-        has_encoder, open_encoder,
     },
     denoising::Denoising,
     lora::{Lora, Target, self_attention_targets},
@@ -50,17 +49,19 @@ use restore::{
 };
 
 use super::{
-    Evaluation, Objective, below,
+    Evaluation, Objective, Said, below,
     encoders::Encoders,
     fixed::{Fixed, folder_of},
     image_from_tensor,
     levels::Levels,
-    noise, pixel_metric, tensor_from_images,
+    noise, pixel_metric,
+    robust::robust,
+    tensor_from_images,
     text_cache::TextCache,
 };
 use crate::{
     Error,
-    config::{Metric, Stage, Start, TrainConfig},
+    config::{Metric, Stage, TrainConfig},
     data::{Photos, Sample},
     start::{Stored, Take, copy_rest, start_values},
     walk::{Networks, gradients},
@@ -109,7 +110,7 @@ impl Denoise {
         let folder = folder_of(config)?;
         // In f32: SDXL's overflows f16.
         let vae = PriorModel::open_vae(&folder, fixed.precision(Precision::F32, &folder), device)?;
-        let robust = robust(config, &vae, device)?;
+        let robust = robust(config, fixed, &vae, device)?;
         let scheduler = PriorModel::open_scheduler(&folder)?;
         let blank = Weights::blank(device);
         let shape = AnyPrior::from_folder(&folder, &blank)?;
@@ -165,6 +166,15 @@ impl Denoise {
         })
     }
 
+    /// The captions that the run can read.
+    fn captions(&self, photos: &Photos) -> Vec<String> {
+        if self.config.data.null_text < 1.0 {
+            photos.captions()
+        } else {
+            vec![]
+        }
+    }
+
     /// The networks over `w`, frozen ones as they are.
     fn networks(&self, w: &Weights) -> Result<Networks, Error> {
         let (prior, text_encoder) = match &self.encoders {
@@ -204,17 +214,21 @@ impl Objective for Denoise {
         &self,
         photos: &Photos,
         stop: &AtomicBool,
-        note: &mut dyn FnMut(String),
+        say: &mut dyn FnMut(Said),
     ) -> Result<(), Error> {
-        let Encoders::Cached(cache) = &self.encoders else {
-            return Ok(());
-        };
-        let captions = if self.config.data.null_text < 1.0 {
-            photos.captions()
-        } else {
-            vec![]
-        };
-        cache.fill(captions, stop, note)
+        let captions = self.captions(photos);
+        let mut notes = self.encoders.notes(captions.clone());
+        notes.extend(self.folder.left_out());
+        notes.into_iter().for_each(|note| say(Said::Note(note)));
+        match &self.encoders {
+            Encoders::Cached(cache) => cache.fill(captions, stop, say),
+            _ => Ok(()),
+        }
+    }
+
+    fn disk_bytes(&self, photos: &Photos) -> u64 {
+        let batch = self.config.optimise.batch;
+        self.encoders.disk_bytes(self.captions(photos), batch)
     }
 
     fn initial(&self) -> Result<Values, Error> {
@@ -386,29 +400,5 @@ impl Objective for Denoise {
             }
         }
         Ok(())
-    }
-}
-
-/// The degradation-robust encoder of `encoder_model`, else of `adapter_model` where that has one.
-fn robust(
-    config: &TrainConfig,
-    vae: &AutoencoderKl,
-    device: &Device,
-) -> Result<Option<(AutoencoderKl, PathBuf)>, Error> {
-    let of_adapter = || {
-        let folder = config.adapter_model.clone()?;
-        (config.start != Start::Fresh && has_encoder(&Folder::Disk(folder.clone())))
-            .then_some(folder)
-    };
-    let Some(path) = config.encoder_model.clone().or_else(of_adapter) else {
-        return Ok(None);
-    };
-    let opened = open_encoder(&Folder::Disk(path.clone()), vae, Precision::F32, device)?;
-    match opened {
-        Some(robust) => Ok(Some((robust, path))),
-        None => Err(Error::Input(format!(
-            "{}: holds no {ENCODER_FOLDER}; train one with stage = \"encoder\"",
-            path.display()
-        ))),
     }
 }

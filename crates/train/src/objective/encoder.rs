@@ -25,7 +25,11 @@ use rand_chacha::ChaCha8Rng;
 use restore::adapter::{ENCODER_FOLDER, encoder_file, save_encoder};
 use serde_json::Value;
 
-use super::{Evaluation, Objective, below, fixed::Fixed, image_from_tensor, tensor_from_images};
+use super::{
+    Evaluation, Objective, below,
+    fixed::{Fixed, folder_of},
+    image_from_tensor, tensor_from_images,
+};
 use crate::{
     Error,
     config::{EncoderLoss, EncoderTarget, Start, TrainConfig},
@@ -67,7 +71,7 @@ impl Encoder {
     }
 
     fn over(config: &TrainConfig, fixed: Fixed, device: &Device) -> Result<Self, Error> {
-        let folder = Folder::Disk(config.model.clone());
+        let folder = folder_of(config)?;
         let vae = PriorModel::open_vae(&folder, fixed.precision(Precision::F32, &folder), device)?;
         config.check_crop(vae.downscale())?;
         Ok(Self {

@@ -1,6 +1,9 @@
 //! Where the text of a batch comes from: the prior's own encoders as they are, or a CLIP that trains with it.
 
-use std::{collections::HashMap, sync::Mutex};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Mutex,
+};
 
 use priors::{
     any::AnyPrior,
@@ -11,7 +14,10 @@ use priors::{
 };
 use serde_json::Value;
 
-use super::text_cache::TextCache;
+use super::{
+    prompts::{Prompts, disk_bytes},
+    text_cache::TextCache,
+};
 use crate::{Error, config::TrainConfig, data::Photos, walk::Text};
 
 /// Where the text comes from.
@@ -67,6 +73,32 @@ impl Encoders {
             .unwrap_or(77) as usize;
         let tokenizer = Box::new(tokenizer(config, folder, &json, length)?);
         Ok(Self::Trained { json, tokenizer })
+    }
+
+    /// What the user should know about how `captions` are read; a cache says it itself, where it is filled.
+    pub(super) fn notes(&self, captions: Vec<String>) -> Vec<String> {
+        match self {
+            Self::Frozen(encoders) => Prompts::of(encoders, captions).notes,
+            Self::Cached(_) | Self::Rehearsed { .. } => vec![],
+            Self::Trained { tokenizer, .. } => {
+                let captions: BTreeSet<String> = captions.into_iter().collect();
+                let is_cut = |caption: &&String| tokenizer.encode(caption).dropped > 0;
+                let (cut, all) = (captions.iter().filter(is_cut).count(), captions.len());
+                let note =
+                    format!("{cut} of {all} captions are longer than the text encoder and are cut");
+                if cut > 0 { vec![note] } else { vec![] }
+            }
+        }
+    }
+
+    /// What a cache of `captions` takes on disk, bytes, in a rehearsal of one.
+    pub(super) fn disk_bytes(&self, captions: Vec<String>, batch: usize) -> u64 {
+        let Self::Rehearsed { encoders, read } = self else {
+            return 0;
+        };
+        let one = &read.lock().expect("no panic while held")[&1];
+        let prompts = Prompts::of(encoders, captions);
+        disk_bytes(encoders, one, &prompts.readings(batch))
     }
 
     /// The text of a batch; `time_ids` is what a prior that takes sizes is told about each sample.

@@ -31,9 +31,14 @@ impl Fixed {
     }
 }
 
-/// The folder of the model.
+/// The folder of the model. One that stays as it is may be a checkpoint; of a folder the encoder's stage needs `vae/` alone.
 pub(crate) fn folder_of(config: &TrainConfig) -> Result<Folder, Error> {
-    Ok(if config.stage == Stage::Adapter {
+    let open = match config.stage {
+        Stage::Adapter => true,
+        Stage::Encoder => !config.model.join("vae/config.json").is_file(),
+        Stage::Vae | Stage::Prior | Stage::Joint => false,
+    };
+    Ok(if open {
         Folder::open(&config.model)?
     } else {
         Folder::Disk(config.model.clone())

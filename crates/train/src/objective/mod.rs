@@ -7,6 +7,8 @@ mod encoders;
 mod fixed;
 mod levels;
 mod metric;
+mod prompts;
+mod robust;
 mod text_cache;
 mod vae;
 
@@ -22,6 +24,7 @@ pub use denoise::Denoise;
 pub use encoder::Encoder;
 pub(crate) use fixed::{folder_of, stored_dtype};
 pub use metric::pixel_metric;
+pub(crate) use robust::encoder_of;
 pub use vae::Vae;
 
 use crate::{
@@ -66,9 +69,18 @@ impl Evaluation {
     }
 }
 
+/// What is said before the first step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// How far the preparation is.
+    Progress(String),
+    /// Something to know about the run.
+    Note(String),
+}
+
 /// Something to train.
 pub trait Objective {
-    /// Makes what is made once before the first step, until `stop`; `note` is told how far it is.
+    /// Makes what is made once before the first step, until `stop`.
     ///
     /// # Errors
     /// As the objective says.
@@ -76,9 +88,14 @@ pub trait Objective {
         &self,
         _photos: &Photos,
         _stop: &AtomicBool,
-        _note: &mut dyn FnMut(String),
+        _say: &mut dyn FnMut(Said),
     ) -> Result<(), Error> {
         Ok(())
+    }
+
+    /// What [`Objective::prepare`] makes on disk, bytes, in all; a rehearsal knows it.
+    fn disk_bytes(&self, _photos: &Photos) -> u64 {
+        0
     }
 
     /// The trained tensors as they start.

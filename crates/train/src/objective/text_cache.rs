@@ -5,7 +5,7 @@
 //! A prompt that was not foreseen is read when it comes, by encoders that are opened for it.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     path::PathBuf,
     sync::{
         Mutex,
@@ -15,7 +15,6 @@ use std::{
 };
 
 use burn::tensor::{DType, Device, Tensor};
-use pixels::degrade::DESCRIPTORS;
 use priors::{
     any::AnyPrior,
     flow::Conditioning,
@@ -26,7 +25,11 @@ use priors::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::{Error, config::TrainConfig, data::hex};
+use super::{
+    Said,
+    prompts::{Prompts, disk_bytes},
+};
+use crate::{Error, config::TrainConfig, data::hex, disk::check_room};
 
 /// How often [`TextCache::fill`] says how far it is.
 const NOTE: Duration = Duration::from_secs(30);
@@ -93,30 +96,29 @@ impl TextCache {
     /// words for degradations; ends early at `stop`.
     ///
     /// # Errors
-    /// Encoders that cannot be opened, a full disk.
+    /// Encoders that cannot be opened, a disk that is full or would be.
     pub(super) fn fill(
         &self,
         captions: Vec<String>,
         stop: &AtomicBool,
-        note: &mut dyn FnMut(String),
+        say: &mut dyn FnMut(Said),
     ) -> Result<(), Error> {
         let encoders = self.encoders()?;
-        let mut prompts: BTreeSet<String> = captions.into_iter().collect();
-        prompts.insert(String::new());
-        prompts.extend(descriptions());
-        let pieces: HashMap<String, usize> = prompts
-            .iter()
-            .map(|prompt| (prompt.clone(), encoders.pieces(&[prompt])))
-            .collect();
-        let longest = pieces.values().copied().max().unwrap_or(1);
-        let mut wanted = Vec::new();
-        for prompt in &prompts {
-            let own = pieces[prompt];
-            // In a batch each is read in as many pieces as the longest of them.
-            let last = if self.batch == 1 { own } else { longest };
-            wanted.extend((own..=last).map(|pieces| (prompt.as_str(), pieces)));
-        }
+        let prompts = Prompts::of(&encoders, captions);
+        let mut wanted = prompts.readings(self.batch);
+        let all = wanted.len();
         wanted.retain(|(prompt, pieces)| !self.file(prompt, *pieces).is_file());
+        if !wanted.is_empty() {
+            let one = encoders.encode("", 1, &mut vec![]);
+            let bytes = disk_bytes(&encoders, &one, &wanted);
+            check_room(&self.place, "encoded prompts", bytes)?;
+            say(Said::Progress(format!(
+                "{} of {all} prompts are still to be read, into {:.3} GB in {}",
+                wanted.len(),
+                bytes as f64 / 1e9,
+                self.place.display()
+            )));
+        }
         let (count, mut said) = (wanted.len(), Instant::now());
         for (i, (prompt, pieces)) in wanted.into_iter().enumerate() {
             if stop.load(Ordering::Relaxed) {
@@ -125,10 +127,12 @@ impl TextCache {
             self.store(&encoders, prompt, pieces)?;
             if said.elapsed() > NOTE {
                 said = Instant::now();
-                note(format!("{} of {count} prompts read", i + 1));
+                say(Said::Progress(format!("{} of {count} prompts read", i + 1)));
             }
         }
-        *self.pieces.lock().expect("no panic while held") = pieces;
+        let notes = prompts.notes.into_iter();
+        notes.for_each(|note| say(Said::Note(note)));
+        *self.pieces.lock().expect("no panic while held") = prompts.pieces;
         Ok(())
     }
 
@@ -216,20 +220,6 @@ impl TextCache {
     }
 }
 
-/// The prompts of samples whose target is the low-quality picture.
-fn descriptions() -> impl Iterator<Item = String> {
-    let (first, others) = (DESCRIPTORS[0], &DESCRIPTORS[1..]);
-    (0..1_usize << others.len()).map(move |chosen| {
-        let said = |(i, word): (usize, &&'static str)| (chosen >> i & 1 == 1).then_some(*word);
-        let words = others.iter().enumerate().filter_map(said);
-        [first]
-            .into_iter()
-            .chain(words)
-            .collect::<Vec<_>>()
-            .join(", ")
-    })
-}
-
 /// SHA-256 of everything that decides what a prompt becomes.
 fn hash(model: &Folder) -> Result<String, Error> {
     let mut hash = Sha256::new();
@@ -259,20 +249,4 @@ fn hash(model: &Folder) -> Result<String, Error> {
         hash.update(model.read("model_index.json")?);
     }
     Ok(hex(&hash.finalize()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_description_begins_alike_and_none_comes_twice() {
-        let all: Vec<String> = descriptions().collect();
-        assert_eq!(all[0], "low quality");
-        assert_eq!(
-            all[15],
-            "low quality, low resolution, blurry, noisy, compressed"
-        );
-        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 16);
-    }
 }

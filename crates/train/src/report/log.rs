@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 /// Kinds of lines that are words.
-const NOTES: [&str; 3] = ["passed_over", "skipped", "stopped"];
+const NOTES: [&str; 4] = ["note", "passed_over", "skipped", "stopped"];
 
 /// The log's numbers and notes.
 #[derive(Debug, Default)]
