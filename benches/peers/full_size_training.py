@@ -102,6 +102,7 @@ def step_in_reclair(model, folder, steps):
     }.items():
         recipe, n = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", recipe)
         assert n == 1, key
+    recipe = re.sub(r"(?m)^encoder_model = .*\n", "", recipe)  # both sides encode with the autoencoder's own
     path = f"{folder}/run.toml"
     with open(path, "w") as file:
         file.write(recipe)

@@ -238,7 +238,7 @@ mod tests {
             "adapter",
             "adapter/restoration_adapter",
         ];
-        let own = places.map(|place| file(&format!("{place}/{temporary}").trim_start_matches('/')));
+        let own = places.map(|place| file(format!("{place}/{temporary}").trim_start_matches('/')));
         let others = [
             "pictures/.reclair-Ab3xyZ.part",
             "prior/unet/deeper/.reclair-Ab3xyZ.part",

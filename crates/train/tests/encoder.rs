@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use pixels::{
     Image,
     degrade::{Degradation, OutputSize, degrade},
@@ -11,8 +11,9 @@ use pixels::{
 use priors::{
     folder::Folder,
     model::PriorModel,
+    single_file::VaeNames,
     vae::AutoencoderKl,
-    weights::{Precision, Values, Weights},
+    weights::{Naming, Precision, Values, Weights, save_safetensors},
 };
 use restore::adapter::ENCODER_FOLDER;
 use train::{
@@ -105,7 +106,7 @@ fn trained(loss: EncoderLoss) -> Result {
     let shaped = |values: &Named| -> Values {
         let shape = |name: &String| initial[name].shape().clone();
         let data = |(name, v): (&String, &Vec<f32>)| {
-            let data = burn::tensor::TensorData::new(v.clone(), shape(name));
+            let data = TensorData::new(v.clone(), shape(name));
             (name.clone(), data)
         };
         values.iter().map(data).collect()
@@ -177,4 +178,44 @@ fn degraded_pictures_come_nearer_and_clean_ones_stay_apart() {
     assert!(last < first, "its own loss falls: {first} to {last}");
     assert!(stated.spread < 0.1, "{}", stated.spread);
     assert!(stated.error[1] > 3.0 * before, "and pictures are lost");
+}
+
+#[test]
+fn a_checkpoint_of_sdxl_in_one_file_has_an_encoder_to_start_from() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("sdxl.safetensors");
+    let device = Device::flex();
+    let json = include_str!("../../priors/src/known/sdxl/vae.json");
+    let json = serde_json::from_str(json).expect("JSON");
+    let w = Weights::seeded(5, &device);
+    AutoencoderKl::from_json(&json, &path, &w).expect("SDXL's autoencoder");
+    let made = w.made();
+    let stored = |(name, data): (&String, &TensorData)| {
+        let key = VaeNames { levels: 4 }.pieces(name).swap_remove(0).key;
+        (format!("first_stage_model.{key}"), data.clone())
+    };
+    let mut values: Values = made.iter().map(stored).collect();
+    // What tells that the file is SDXL's.
+    for (key, shape) in [
+        ("input_blocks.0.0.weight", vec![320, 4, 3, 3]),
+        (
+            "middle_block.1.transformer_blocks.0.attn2.to_k.weight",
+            vec![1280, 2048],
+        ),
+    ] {
+        let zeros = TensorData::zeros::<f32, _>(shape);
+        values.insert(format!("model.diffusion_model.{key}"), zeros);
+    }
+    save_safetensors(&path, &values, DType::F32, &Default::default()).expect("saves");
+    let mut config = config(EncoderLoss::default());
+    config.model = path;
+    let objective = Encoder::new(&config, &device).expect("the checkpoint's autoencoder");
+    let initial = objective.initial().expect("its encoder");
+    assert!(initial.len() > 100, "{}", initial.len());
+    for (name, data) in &initial {
+        let name = name
+            .strip_prefix(&format!("{ENCODER_FOLDER}."))
+            .expect("below it");
+        assert_eq!(data, &made[name], "{name}");
+    }
 }

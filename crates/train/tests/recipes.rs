@@ -2,26 +2,62 @@
 
 use std::path::{Path, PathBuf};
 
-use train::config::{Gradient, Stage, Timesteps, TrainConfig};
+use train::config::{Gradient, Stage, Start, Timesteps, TrainConfig};
 
 fn recipes() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes")
 }
 
-#[test]
-fn every_recipe_is_read() {
-    let mut count = 0;
-    for folder in std::fs::read_dir(recipes()).expect("recipes") {
-        let folder = folder.expect("an entry").path();
-        for file in std::fs::read_dir(&folder).expect("a folder") {
-            let file = file.expect("an entry").path();
-            if file.extension().is_some_and(|kind| kind == "toml") {
-                TrainConfig::read(&file).unwrap_or_else(|why| panic!("{why}"));
-                count += 1;
-            }
+/// The configurations below a folder, however deep.
+fn configurations(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(configurations(&path));
+        } else if path.extension().is_some_and(|kind| kind == "toml") {
+            found.push(path);
         }
     }
-    assert!(count >= 8, "{count} recipes");
+    found
+}
+
+#[test]
+fn every_recipe_is_read() {
+    let all = configurations(&recipes());
+    for file in &all {
+        TrainConfig::read(file).unwrap_or_else(|why| panic!("{why}"));
+    }
+    for name in [
+        "mini/vae.toml",
+        "mini/joint-4.toml",
+        "mini/encoder.toml",
+        "sdxl/encoder.toml",
+        "sdxl/adapter.toml",
+        "sd3/adapter.toml",
+    ] {
+        assert!(all.contains(&recipes().join(name)), "{name}");
+    }
+}
+
+#[test]
+fn the_recipes_for_sdxl_follow_each_other() {
+    let read = |name: &str| TrainConfig::read(&recipes().join(name)).expect("a recipe");
+    let (encoder, adapter) = (read("sdxl/encoder.toml"), read("sdxl/adapter.toml"));
+    assert_eq!(
+        (encoder.stage, encoder.start),
+        (Stage::Encoder, Start::Model)
+    );
+    assert_eq!(adapter.encoder_model, Some(encoder.out.join("adapter")));
+    assert_eq!(adapter.model, encoder.model);
+    assert_eq!(adapter.data.images, encoder.data.images);
+    assert_eq!(adapter.data.crop_px, encoder.data.crop_px);
+    let drawn = |config: &TrainConfig| {
+        let mixes = config.data.degradations.iter();
+        mixes.map(|mix| mix.preset.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(drawn(&encoder), [Some("realesrgan".to_owned())]);
+    assert_eq!(drawn(&adapter), drawn(&encoder));
 }
 
 #[test]
@@ -87,6 +123,8 @@ fn the_papers_settings() {
         assert_eq!(config.stage, Stage::Adapter);
         assert_eq!((config.data.crop_px, config.optimise.lr), (512, 1e-5));
         assert!(matches!(config.optimise.gradient, Gradient::Cut(_)));
+        // For SDXL alone.
+        assert_eq!(config.encoder_model.is_some(), prior == "sdxl");
         assert_eq!(config.denoise.timesteps, timesteps);
         let lora = config.lora.expect("LoRA");
         assert_eq!((lora.rank, lora.alpha), (32, 32.0));
