@@ -3,8 +3,8 @@
     python3 benches/plan/accuracy.py PROGRAM PHOTOS [--folder DIR] [--steps N] [CASE ...]
 
 Needs diffusers and transformers (for the middle-sized prior: an SDXL-shaped U-Net and its encoders with random weights in bfloat16). Cases,
-all by default: `joint-64`, `joint-96` (mini's last leg at two crops), `adapter` (adapter and LoRA over the middle-sized prior, the gradient
-in pieces), and `vae`. A run's peak memory is the kernel's (wait4); its seconds are the mean over its steps without the first three. Few
+all by default: `joint-64`, `joint-96` (mini's last leg at two crops), `adapter-mini` (adapter and LoRA over mini, the gradient in pieces), `adapter`
+(the same over the middle-sized prior), `encoder` (mini's degradation-robust encoder) and `vae`. Only `adapter` needs diffusers. A run's peak memory is the kernel's (wait4); its seconds are the mean over its steps without the first three. Few
 decoded photographs are kept, so that the runs fill their room, as longer ones with more room would.
 """
 
@@ -78,6 +78,12 @@ d_emb = {width}
 groups = 16
 """
     mini = f"{ROOT}/models/mini/prior"
+    if case == "encoder":
+        more = start % ("encoder", mini) + data % (96, 250, 12, "f32", "")
+        return more.replace('start = "fresh"', 'start = "model"')
+    if case == "adapter-mini":
+        more = d_emb(256, 16) % "D1" + "[lora]\nrank = 8\nalpha = 8\n"
+        return start % ("adapter", mini) + data % (96, 250, 12, "f32", "gradient = { cut = 20 }") + more
     if case == "vae":
         return start % ("vae", f"{ROOT}/recipes/mini/model") + data % (96, 250, 12, "f32", "")
     if case.startswith("joint"):
@@ -97,7 +103,7 @@ def measured(command):
 
 
 def main():
-    cases = ["joint-64", "joint-96", "adapter", "vae"]
+    cases = ["joint-64", "joint-96", "adapter-mini", "adapter", "encoder", "vae"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program")
     parser.add_argument("photos")
