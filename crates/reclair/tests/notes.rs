@@ -3,8 +3,14 @@
 mod priors_on_disk;
 mod program;
 
+use std::process::Command;
+
 use priors_on_disk::sd3;
-use program::{picture, said, save, text, toy::photos, works};
+use program::{
+    picture, said, save, text,
+    toy::{config, model, photos},
+    works,
+};
 
 #[test]
 fn pure_noise_without_an_adapter_is_noted_and_nothing_else_is() {
@@ -77,4 +83,30 @@ fn captions_that_are_too_long_are_counted_in_training_and_in_its_log() {
     // Where no caption is read none is too long.
     let silent = said(&works(&["train", text(&run("null", "null_text = 1.0"))]));
     assert!(!silent.contains("captions"), "{silent}");
+}
+
+#[test]
+fn what_the_environment_asks_in_vain_is_in_the_log_of_a_run() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    photos(at);
+    let run = config(at, "run", "vae", &model(at), 1, "");
+    let output = Command::new(env!("CARGO_BIN_EXE_reclair"))
+        .args(["train", text(&run)])
+        .env("RECLAIR_KERNELS", "of")
+        .output()
+        .expect("the program starts");
+    let said = said(&output);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(
+        said.matches("RECLAIR_KERNELS=of is not known").count(),
+        1,
+        "{said}"
+    );
+    let log = std::fs::read_to_string(at.join("run/log.jsonl")).expect("a log");
+    assert_eq!(
+        log.matches("\"note\":\"RECLAIR_KERNELS=of").count(),
+        1,
+        "{log}"
+    );
 }

@@ -82,6 +82,19 @@ impl OutFolder {
         watch: &mut dyn FnMut(Event),
     ) -> Result<(), Error> {
         watch(Event::Note(note.clone()));
+        self.keep(step, note, watch)
+    }
+
+    /// Adds something that was said already to the log, unless it is there from before.
+    ///
+    /// # Errors
+    /// A full disk.
+    pub(crate) fn keep(
+        &mut self,
+        step: usize,
+        note: String,
+        watch: &mut dyn FnMut(Event),
+    ) -> Result<(), Error> {
         if self.notes.contains(&note) {
             return Ok(());
         }

@@ -116,6 +116,10 @@ pub fn run(
         Said::Note(text) => notes.push(text),
     })?;
     if let Some(out) = &mut out {
+        // Said by whoever started the run, for every command.
+        for ignored in kernels::ignored_settings() {
+            out.keep(state.step, ignored, watch)?;
+        }
         for note in notes {
             out.note(state.step, note, watch)?;
         }
