@@ -288,6 +288,8 @@ fn photographs_smaller_than_the_crop_are_counted_and_left_out_or_enlarged() {
         "{said_so}"
     );
     assert!(enlarged != before);
+    let plan = works(&["train", text(&run("planned", "")), "--plan"]);
+    assert!(said(&plan).contains("1 of 4"), "{}", said(&plan));
     let preview = works(&[
         "data",
         "preview",

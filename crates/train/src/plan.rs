@@ -50,6 +50,8 @@ pub struct Plan {
     pub peak_bytes: Option<u64>,
     /// Memory that is free for it now, where the system tells it (Linux).
     pub available_bytes: Option<u64>,
+    /// What the run will say about its pictures.
+    pub notes: Vec<String>,
 }
 
 /// Steps of a pass; the first waits for its samples and is not counted.
@@ -125,6 +127,7 @@ pub fn plan(config: &TrainConfig, device: &Device, ranks: &dyn Ranks) -> Result<
             .zip(peak_bytes())
             .map(|peaks| frozen.peak_bytes(peaks, to_keep)),
         available_bytes,
+        notes: photos.note().into_iter().collect(),
     })
 }
 

@@ -123,6 +123,9 @@ fn train(args: &Args, ranks: &dyn Ranks) -> anyhow::Result<()> {
 
 fn print_plan(args: &Args, plan: &Plan, ranks: usize) -> anyhow::Result<()> {
     let out = &mut std::io::stdout();
+    for note in &plan.notes {
+        eprintln!("note: {note}");
+    }
     if args.json {
         let line = serde_json::json!({ "config": args.config, "ranks": ranks, "plan": plan });
         writeln!(out, "{line}")?;
