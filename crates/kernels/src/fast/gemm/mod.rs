@@ -32,11 +32,11 @@ use super::{
 };
 
 /// Elements of a chunk of `k`: a panel of `b` (32 columns) stays in the first-level cache.
-const CHUNK: usize = 256;
+const CHUNK: usize = 384;
 /// Rows of a task: the part of `a` that one chunk needs stays in the second-level cache.
-const GROUP: usize = 208;
+const GROUP: usize = 104;
 /// Columns of a task; with `GROUP` rows the result stays in the second-level cache too.
-const COLUMNS: usize = 512;
+const COLUMNS: usize = 256;
 /// Most elements of an operand that are packed at a time.
 const PACKED: usize = 6 << 20;
 

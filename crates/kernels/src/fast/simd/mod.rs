@@ -81,9 +81,45 @@ pub(crate) trait Simd: Copy {
         }
     }
 
-    /// Asks for the cache line at `p`, which need not be valid.
+    /// Values in rows of four to a vector for each of the four columns.
+    #[inline(always)]
+    fn deinterleave(self, rows: [Self::V; 4]) -> [Self::V; 4] {
+        let (mut from, mut to) = ([0.0; 64], [0.0; 64]);
+        // SAFETY: there are at most 16 lanes.
+        unsafe {
+            for (i, v) in rows.into_iter().enumerate() {
+                self.store(from.as_mut_ptr().add(i * Self::LANES), v);
+            }
+            for i in 0..4 * Self::LANES {
+                to[i % 4 * Self::LANES + i / 4] = from[i];
+            }
+            std::array::from_fn(|i| self.load(to.as_ptr().add(i * Self::LANES)))
+        }
+    }
+    /// The inverse of [`Self::deinterleave`].
+    #[inline(always)]
+    fn interleave(self, columns: [Self::V; 4]) -> [Self::V; 4] {
+        let (mut from, mut to) = ([0.0; 64], [0.0; 64]);
+        // SAFETY: there are at most 16 lanes.
+        unsafe {
+            for (i, v) in columns.into_iter().enumerate() {
+                self.store(from.as_mut_ptr().add(i * Self::LANES), v);
+            }
+            for i in 0..4 * Self::LANES {
+                to[i] = from[i % 4 * Self::LANES + i / 4];
+            }
+            std::array::from_fn(|i| self.load(to.as_ptr().add(i * Self::LANES)))
+        }
+    }
+
+    /// Asks for the cache line at `p`, which need not be valid, in the second-level cache.
     #[inline(always)]
     fn prefetch(self, p: *const f32) {
+        let _ = p;
+    }
+    /// As [`Self::prefetch`], in the first-level cache.
+    #[inline(always)]
+    fn prefetch_near(self, p: *const f32) {
         let _ = p;
     }
 

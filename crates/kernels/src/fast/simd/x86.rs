@@ -128,8 +128,57 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         }
     }
     #[inline(always)]
+    fn deinterleave(self, rows: [__m512; 4]) -> [__m512; 4] {
+        let [a, b, c, d] = rows;
+        pure!({
+            // Columns 0 and 1, and 2 and 3, of the first eight rows of four and of the last.
+            let first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+            let last = _mm512_add_epi32(first, _mm512_set1_epi32(2));
+            let low = [
+                _mm512_permutex2var_ps(a, first, b),
+                _mm512_permutex2var_ps(c, first, d),
+            ];
+            let high = [
+                _mm512_permutex2var_ps(a, last, b),
+                _mm512_permutex2var_ps(c, last, d),
+            ];
+            [
+                _mm512_shuffle_f32x4::<0x44>(low[0], low[1]),
+                _mm512_shuffle_f32x4::<0xee>(low[0], low[1]),
+                _mm512_shuffle_f32x4::<0x44>(high[0], high[1]),
+                _mm512_shuffle_f32x4::<0xee>(high[0], high[1]),
+            ]
+        })
+    }
+    #[inline(always)]
+    fn interleave(self, columns: [__m512; 4]) -> [__m512; 4] {
+        let [a, b, c, d] = columns;
+        pure!({
+            let first = _mm512_setr_epi32(0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19, 27);
+            let last = _mm512_add_epi32(first, _mm512_set1_epi32(4));
+            let low = [
+                _mm512_shuffle_f32x4::<0x44>(a, b),
+                _mm512_shuffle_f32x4::<0x44>(c, d),
+            ];
+            let high = [
+                _mm512_shuffle_f32x4::<0xee>(a, b),
+                _mm512_shuffle_f32x4::<0xee>(c, d),
+            ];
+            [
+                _mm512_permutex2var_ps(low[0], first, low[1]),
+                _mm512_permutex2var_ps(low[0], last, low[1]),
+                _mm512_permutex2var_ps(high[0], first, high[1]),
+                _mm512_permutex2var_ps(high[0], last, high[1]),
+            ]
+        })
+    }
+    #[inline(always)]
     fn prefetch(self, p: *const f32) {
         pure!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+    }
+    #[inline(always)]
+    fn prefetch_near(self, p: *const f32) {
+        pure!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
     }
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -248,6 +297,22 @@ fn first(_: Avx2, n: usize) -> __m256i {
     ))
 }
 
+/// A transpose of four by four in each half.
+#[inline(always)]
+fn across(_: Avx2, rows: [__m256; 4]) -> [__m256; 4] {
+    let [a, b, c, d] = rows;
+    pure!({
+        let (ab_low, ab_high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        let (cd_low, cd_high) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+        [
+            _mm256_shuffle_ps::<0x44>(ab_low, cd_low),
+            _mm256_shuffle_ps::<0xee>(ab_low, cd_low),
+            _mm256_shuffle_ps::<0x44>(ab_high, cd_high),
+            _mm256_shuffle_ps::<0xee>(ab_high, cd_high),
+        ]
+    })
+}
+
 impl Simd for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
@@ -290,8 +355,40 @@ impl Simd for Avx2 {
         unsafe { _mm256_maskstore_ps(p, first(self, n), v) }
     }
     #[inline(always)]
+    fn deinterleave(self, rows: [__m256; 4]) -> [__m256; 4] {
+        let [a, b, c, d] = rows;
+        pure!({
+            // Rows of four i and i + 4 in the halves of a vector, then a transpose of four by four in each half.
+            across(
+                self,
+                [
+                    _mm256_permute2f128_ps::<0x20>(a, c),
+                    _mm256_permute2f128_ps::<0x31>(a, c),
+                    _mm256_permute2f128_ps::<0x20>(b, d),
+                    _mm256_permute2f128_ps::<0x31>(b, d),
+                ],
+            )
+        })
+    }
+    #[inline(always)]
+    fn interleave(self, columns: [__m256; 4]) -> [__m256; 4] {
+        let [a, b, c, d] = across(self, columns);
+        pure!({
+            [
+                _mm256_permute2f128_ps::<0x20>(a, b),
+                _mm256_permute2f128_ps::<0x20>(c, d),
+                _mm256_permute2f128_ps::<0x31>(a, b),
+                _mm256_permute2f128_ps::<0x31>(c, d),
+            ]
+        })
+    }
+    #[inline(always)]
     fn prefetch(self, p: *const f32) {
         pure!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+    }
+    #[inline(always)]
+    fn prefetch_near(self, p: *const f32) {
+        pure!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
     }
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {

@@ -7,13 +7,14 @@ use burn::tensor::{bf16, f16};
 use super::{
     super::{
         conv::ConvShape,
+        expand::source_row,
         isa::Isa,
         packed::WeightOrder,
-        shared::Shared,
+        shared::{Shared, copy_row},
         simd::{Job, Simd, dispatch},
         stored::Stored,
     },
-    Corner, Plan,
+    Plan, Run,
     transform::{self, POINTS, SIDE, STEP},
 };
 
@@ -66,7 +67,8 @@ const MOST: usize = 32;
 pub(super) struct TransformTiles<'a> {
     pub(super) shape: &'a ConvShape,
     pub(super) x: &'a [f32],
-    pub(super) corners: &'a [Corner],
+    /// The panel's tiles.
+    pub(super) runs: &'a [Run],
     pub(super) channels: Range<usize>,
     /// Values between points.
     pub(super) stride: usize,
@@ -80,53 +82,45 @@ impl Job for TransformTiles<'_> {
     fn run<S: Simd>(self, s: S) {
         let [c_in, h, w] = self.shape.input;
         let width = 2 * S::LANES;
-        assert!(width <= MOST && self.corners.len() <= width);
-        let mut d = [[0.0f32; MOST]; POINTS];
+        assert!(width <= MOST && self.runs.iter().all(|run| run.lane + run.tiles <= width));
+        // Rows of the tiles' columns 0 to 3, and 2 to 5, each tile's after the other's.
+        let mut rows = [[[0.0f32; STEP * MOST]; SIDE]; 2];
         for channel in self.channels {
-            for (lane, corner) in self.corners.iter().enumerate() {
-                let plane = &self.x[(corner.image * c_in + channel) * h * w..][..h * w];
-                let inside = corner.y >= 0
-                    && corner.x >= 0
-                    && corner.y as usize + SIDE <= h
-                    && corner.x as usize + SIDE <= w;
-                if inside {
-                    let from = corner.y as usize * w + corner.x as usize;
-                    for (r, to) in d.chunks_exact_mut(SIDE).enumerate() {
-                        let row = &plane[from + r * w..from + r * w + SIDE];
-                        for (to, x) in to.iter_mut().zip(row) {
-                            to[lane] = *x;
-                        }
-                    }
-                } else {
-                    for (r, to) in d.chunks_exact_mut(SIDE).enumerate() {
-                        let y = corner.y + r as isize;
-                        for (c, to) in to.iter_mut().enumerate() {
-                            let x = corner.x + c as isize;
-                            let there =
-                                (0..h as isize).contains(&y) && (0..w as isize).contains(&x);
-                            to[lane] = if there {
-                                plane[y as usize * w + x as usize]
-                            } else {
-                                0.0
-                            };
-                        }
-                    }
+            for run in self.runs {
+                let plane = &self.x[(run.image * c_in + channel) * h * w..][..h * w];
+                let place = STEP * run.lane..STEP * (run.lane + run.tiles);
+                let y = run.y as isize - self.shape.before[0];
+                let x = run.x as isize - self.shape.before[1];
+                for r in 0..SIDE {
+                    let row = source_row(plane, w, y + r as isize);
+                    copy_row(&mut rows[0][r][place.clone()], row, x, 1);
+                    copy_row(&mut rows[1][r][place.clone()], row, x + 2, 1);
                 }
             }
             for first in [0, S::LANES] {
-                let mut tile = [[s.splat(0.0); SIDE]; SIDE];
-                for (r, row) in tile.iter_mut().enumerate() {
-                    for (c, v) in row.iter_mut().enumerate() {
-                        // SAFETY: a row of `d` holds two vectors.
-                        *v = unsafe { s.load(d[r * SIDE + c].as_ptr().add(first)) };
+                let mut down = [[[s.splat(0.0); SIDE]; STEP]; 2];
+                for (down, rows) in down.iter_mut().zip(&rows) {
+                    for (j, down) in down.iter_mut().enumerate() {
+                        let mut column = [s.splat(0.0); SIDE];
+                        for (v, row) in column.iter_mut().zip(rows) {
+                            // SAFETY: a row holds STEP vectors from either `first`.
+                            *v = unsafe { s.load(row.as_ptr().add(STEP * first + j * S::LANES)) };
+                        }
+                        *down = transform::input(s, column);
                     }
                 }
-                let tile = transform::input(s, tile);
-                for (r, row) in tile.iter().enumerate() {
-                    for (c, v) in row.iter().enumerate() {
+                for r in 0..SIDE {
+                    let of = |down: &[[S::V; SIDE]; STEP]| {
+                        let [a, b, c, d] = down;
+                        [a[r], b[r], c[r], d[r]]
+                    };
+                    let [c0, c1, c2, c3] = s.deinterleave(of(&down[0]));
+                    let [_, _, c4, c5] = s.deinterleave(of(&down[1]));
+                    let across = transform::input(s, [c0, c1, c2, c3, c4, c5]);
+                    for (c, v) in across.into_iter().enumerate() {
                         let at = (r * SIDE + c) * self.stride + channel * width + first;
                         // SAFETY: the panel has `POINTS * stride` values.
-                        unsafe { s.store(self.to.add(at), *v) };
+                        unsafe { s.store(self.to.add(at), v) };
                     }
                 }
             }
@@ -203,48 +197,59 @@ impl Job for TransformBack<'_> {
     fn run<S: Simd>(self, s: S) {
         let plan = self.plan;
         let [c_out, oh, ow] = plan.shape.output;
-        let [grid_rows, grid_cols] = plan.grid;
-        let tiles = self.stride.min(plan.tiles - self.first_tile);
+        let runs = plan.runs(self.first_tile..self.first_tile + self.stride);
         assert!(self.products.len() >= POINTS * self.rows * self.stride && S::LANES <= MOST);
-        let mut lanes = [[0.0f32; MOST]; STEP * STEP];
+        let mut lines = [[0.0f32; STEP * MOST]; STEP];
         for row in 0..self.rows {
             let channel = self.first_row + row;
-            let bias = plan.bias.map_or(0.0, |bias| bias[channel]);
-            for t0 in (0..tiles).step_by(S::LANES) {
-                let mut products = [[s.splat(0.0); SIDE]; SIDE];
-                for (r, to) in products.iter_mut().enumerate() {
-                    for (c, v) in to.iter_mut().enumerate() {
-                        let at = ((r * SIDE + c) * self.rows + row) * self.stride + t0;
-                        // SAFETY: a row's length is a multiple of the lanes.
-                        *v = unsafe { s.load(self.products.as_ptr().add(at)) };
+            let bias = s.splat(plan.bias.map_or(0.0, |bias| bias[channel]));
+            let mut transformed = usize::MAX;
+            for run in &runs {
+                let t0 = run.lane / S::LANES * S::LANES;
+                if t0 != transformed {
+                    transformed = t0;
+                    let mut products = [[s.splat(0.0); SIDE]; SIDE];
+                    for (r, to) in products.iter_mut().enumerate() {
+                        for (c, v) in to.iter_mut().enumerate() {
+                            let at = ((r * SIDE + c) * self.rows + row) * self.stride + t0;
+                            // SAFETY: a row's length is a multiple of the lanes.
+                            *v = unsafe { s.load(self.products.as_ptr().add(at)) };
+                        }
                     }
-                }
-                let outputs = transform::output(s, products);
-                for (r, from) in outputs.iter().enumerate() {
-                    for (c, v) in from.iter().enumerate() {
-                        let v = s.add(*v, s.splat(bias));
-                        // SAFETY: a row of `lanes` holds a vector.
-                        unsafe { s.store(lanes[r * STEP + c].as_mut_ptr(), v) };
-                    }
-                }
-                let first = self.first_tile + t0;
-                for tile in first..first + S::LANES.min(tiles - t0) {
-                    let lane = tile - first;
-                    let image = tile / (grid_rows * grid_cols);
-                    let (y0, x0) = (tile / grid_cols % grid_rows * STEP, tile % grid_cols * STEP);
-                    let columns = STEP.min(ow - x0);
-                    for r in 0..STEP.min(oh - y0) {
-                        let at = ((image * c_out + channel) * oh + y0 + r) * ow + x0;
-                        // SAFETY: these outputs belong to this tile alone.
-                        let to = unsafe {
-                            let to = self.y.at(at, columns);
-                            std::slice::from_raw_parts_mut(to, columns)
-                        };
-                        for (c, to) in to.iter_mut().enumerate() {
-                            *to = lanes[r * STEP + c][lane];
+                    let outputs = transform::output(s, products);
+                    for (line, outputs) in lines.iter_mut().zip(outputs) {
+                        for (j, v) in s.interleave(outputs).into_iter().enumerate() {
+                            // SAFETY: a line holds STEP vectors.
+                            unsafe { s.store(line.as_mut_ptr().add(j * S::LANES), s.add(v, bias)) };
                         }
                     }
                 }
+                let columns = (STEP * run.tiles).min(ow - run.x);
+                for (r, line) in lines.iter().enumerate().take(oh - run.y) {
+                    let at = ((run.image * c_out + channel) * oh + run.y + r) * ow + run.x;
+                    let line = &line[STEP * (run.lane - t0)..][..columns];
+                    // SAFETY: these outputs belong to these tiles alone.
+                    unsafe { copy(s, line, self.y.at(at, columns)) };
+                }
+            }
+        }
+    }
+}
+
+/// Copies `from`.
+///
+/// # Safety
+/// As many values from `to` on may be written.
+#[inline(always)]
+unsafe fn copy<S: Simd>(s: S, from: &[f32], to: *mut f32) {
+    for at in (0..from.len()).step_by(S::LANES) {
+        // SAFETY: within `from`, and by the caller's promise.
+        unsafe {
+            let (from, to) = (&from[at..], to.add(at));
+            if from.len() >= S::LANES {
+                s.store(to, s.load(from.as_ptr()));
+            } else {
+                s.store_part(to, s.load_part(from.as_ptr(), from.len()), from.len());
             }
         }
     }

@@ -17,9 +17,9 @@ const B: f32 = 1.5;
 const A2: f32 = A * A;
 const B2: f32 = B * B;
 
-/// `B^T d`: six values of an input's column.
+/// `B^T d`: six values of an input's column, or row.
 #[inline(always)]
-fn input_column<S: Simd>(s: S, d: [S::V; SIDE]) -> [S::V; SIDE] {
+pub(super) fn input<S: Simd>(s: S, d: [S::V; SIDE]) -> [S::V; SIDE] {
     let [d0, d1, d2, d3, d4, d5] = d;
     let ends = s.splat(-(A2 + B2));
     let first = s.fma(ends, d2, d4);
@@ -76,21 +76,6 @@ fn output_column<S: Simd>(s: S, m: [S::V; SIDE]) -> [S::V; STEP] {
             s.fma(s.splat(B2 * B), odd_b, s.mul(s.splat(A2 * A), odd_a)),
         ),
     ]
-}
-
-/// `B^T d B` of tiles `d[row][column]`.
-#[inline(always)]
-pub(super) fn input<S: Simd>(s: S, d: [[S::V; SIDE]; SIDE]) -> [[S::V; SIDE]; SIDE] {
-    let mut columns = [[s.splat(0.0); SIDE]; SIDE];
-    for (x, column) in columns.iter_mut().enumerate() {
-        *column = input_column(s, [d[0][x], d[1][x], d[2][x], d[3][x], d[4][x], d[5][x]]);
-    }
-    let mut out = d;
-    for (y, row) in out.iter_mut().enumerate() {
-        let [a, b, c, d, e, f] = columns;
-        *row = input_column(s, [a[y], b[y], c[y], d[y], e[y], f[y]]);
-    }
-    out
 }
 
 /// `G g G^T` of kernels `g[row][column]`.
