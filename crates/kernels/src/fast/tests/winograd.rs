@@ -42,8 +42,39 @@ fn it_matches_f64() {
         });
         for isa in Isa::available() {
             let weight = Stored::F32(&weight);
-            let got = winograd::run(isa, &shape, &x, weight, &plain_order(c_in), Some(&bias));
-            assert_close(&format!("{shape:?} on {isa:?}"), &got, &y, TOLERANCE);
+            let order = plain_order(c_in);
+            for fused in [false, true] {
+                if fused && c_in > winograd::CHUNK {
+                    continue;
+                }
+                let got =
+                    winograd::run_with(isa, &shape, &x, (weight, &order), Some(&bias), Some(fused));
+                assert_close(&format!("{shape:?} on {isa:?}"), &got, &y, TOLERANCE);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_task_for_all_steps_gives_the_same_bits() {
+    // Rows of tiles that begin and end within panels and vectors, and a last panel that is not full.
+    for case in [
+        ([1, 40, 70, 66], 37, [3, 3], 1, [1; 4]),
+        ([3, 33, 23, 9], 64, [3, 3], 1, [1; 4]),
+        ([2, 65, 5, 130], 32, [3, 3], 1, [2, 0, 1, 1]),
+    ] {
+        let shape = shape(&case);
+        let ([c_in, h, w], c_out) = (shape.input, shape.output[0]);
+        let x = noise(shape.batch * c_in * h * w, 1);
+        let (weight, bias) = (noise(c_out * c_in * 9, 2), noise(c_out, 3));
+        let order = plain_order(c_in);
+        for isa in Isa::available() {
+            let run = |fused| {
+                let weight = (Stored::F32(&weight), &order);
+                winograd::run_with(isa, &shape, &x, weight, Some(&bias), fused)
+            };
+            let (fused, staged) = (run(Some(true)), run(Some(false)));
+            assert!(fused == staged, "{shape:?} on {isa:?}");
         }
     }
 }

@@ -36,7 +36,7 @@ use super::{
 };
 
 /// Channels of a chunk of the sums, as in matrix products.
-const CHUNK: usize = 256;
+pub(super) const CHUNK: usize = 256;
 /// Values of transformed tiles, or of transformed kernels, that are kept at a time.
 pub(super) const PART: usize = 6 << 20;
 /// Input channels that a task transforms.
@@ -65,6 +65,18 @@ pub(super) fn run(
     order: &WeightOrder,
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
+    run_with(isa, shape, x, (weight, order), bias, None)
+}
+
+/// As [`run`]; `fused` says whether a task does all steps of a panel, and changes no bits up to [`CHUNK`] channels.
+pub(super) fn run_with(
+    isa: Isa,
+    shape: &ConvShape,
+    x: &[f32],
+    (weight, order): (Stored<'_>, &WeightOrder),
+    bias: Option<&[f32]>,
+    fused: Option<bool>,
+) -> Vec<f32> {
     let [c_in, h, w] = shape.input;
     let [c_out, oh, ow] = shape.output;
     assert!(shape.kernel == [3, 3] && shape.stride == 1 && order.taps.len() == 9);
@@ -92,7 +104,12 @@ pub(super) fn run(
     };
     // SAFETY: every output is in one tile, and every tile is written.
     let mut y = unsafe { unwritten(len) };
-    plan.run(x, weight, order, &mut y);
+    let out = Shared::new(&mut y);
+    if fused.unwrap_or_else(|| plan.is_fused()) {
+        plan.run_fused(x, weight, order, &out);
+    } else {
+        plan.run_staged(x, weight, order, &out);
+    }
     y
 }
 
@@ -134,15 +151,6 @@ impl Plan<'_> {
     /// Values of a panel at a point: its tiles in all channels, and a cache line so that points fall into different sets.
     fn tile_stride(&self) -> usize {
         self.channels() * self.width + 16
-    }
-
-    fn run(&self, x: &[f32], weight: Stored<'_>, order: &WeightOrder, y: &mut [f32]) {
-        let y = Shared::new(y);
-        if self.is_fused() {
-            self.run_fused(x, weight, order, &y);
-        } else {
-            self.run_staged(x, weight, order, &y);
-        }
     }
 
     /// The tiles that are in a range and in a picture, a run for each row of a grid and each vector.
