@@ -1,11 +1,14 @@
 //! A convolution's weight in the order in which the tiles read it.
 
+#![expect(unsafe_code, reason = "memory that is not zeroed")]
+
 use burn::tensor::{bf16, f16};
 use rayon::prelude::*;
 
 use super::{
     amx::{DEPTH, SIDE, TILE},
     isa::Isa,
+    kept::Kept,
     pairs::{Kernel, Products, pair},
     simd::{Job, Simd, dispatch},
     stored::Stored,
@@ -26,7 +29,7 @@ pub(super) struct WeightOrder {
 pub(super) struct Packed {
     /// What the values are for.
     pub(super) kernel: Kernel,
-    values: Vec<f32>,
+    values: Kept,
     /// Sizes of the blocks of output channels.
     pub(super) blocks: Vec<usize>,
     /// Elements of a chunk of input channels; the last may have fewer.
@@ -59,26 +62,21 @@ impl Packed {
         if kernel == Kernel::Tiles {
             chunk = chunk.next_multiple_of(DEPTH);
         }
-        let mut packed = Self {
-            kernel,
-            values: Vec::new(),
-            blocks,
-            chunk,
-            dims: [c_out, elements, taps],
-        };
+        let dims = [c_out, elements, taps];
         let mut starts = Vec::new();
         let mut len = 0;
         for e0 in (0..elements).step_by(chunk) {
             let mut co0 = 0;
-            for &block in &packed.blocks {
-                let size = packed.size(e0, block);
+            for &block in &blocks {
+                let size = size(kernel, dims, chunk, e0, block);
                 starts.push((size, e0, co0, block));
                 len += size;
                 co0 += block;
             }
         }
-        packed.values = vec![0.0; len];
-        let mut rest = &mut packed.values[..];
+        // SAFETY: `pack` writes every value.
+        let mut values = unsafe { Kept::new(len) };
+        let mut rest = &mut values.get_mut()[..len];
         let mut parts = Vec::with_capacity(starts.len());
         for (size, e0, co0, block) in starts {
             let (part, tail) = rest.split_at_mut(size);
@@ -86,38 +84,30 @@ impl Packed {
             rest = tail;
         }
         macro_rules! fill {
-            ($weight:expr, $widen:expr) => {
+            ($weight:expr) => {
                 parts.into_par_iter().for_each(|(part, e0, co0, block)| {
                     let count = chunk.min(elements - e0);
-                    pack(
-                        kernel,
-                        $weight,
-                        $widen,
-                        order,
-                        c_in,
-                        [e0, count, co0, block],
-                        part,
-                    )
+                    pack(kernel, $weight, order, c_in, [e0, count, co0, block], part)
                 })
             };
         }
         match weight {
-            Stored::F32(w) => fill!(w, |x: f32| x),
-            Stored::Bf16(w) => fill!(w, bf16::to_f32),
-            Stored::F16(w) => fill!(w, f16::to_f32),
+            Stored::F32(w) => fill!(w),
+            Stored::Bf16(w) => fill!(w),
+            Stored::F16(w) => fill!(w),
         }
-        packed
+        Self {
+            kernel,
+            values,
+            blocks,
+            chunk,
+            dims,
+        }
     }
 
     /// Values of a block for the chunk from element `e0`.
     fn size(&self, e0: usize, block: usize) -> usize {
-        let [_, elements, taps] = self.dims;
-        let count = self.chunk.min(elements - e0);
-        if self.kernel == Kernel::Tiles {
-            count.div_ceil(DEPTH) * taps * TILE
-        } else {
-            count * taps * block
-        }
+        size(self.kernel, self.dims, self.chunk, e0, block)
     }
 
     /// The blocks `first..end` for the chunk from element `e0`.
@@ -133,19 +123,72 @@ impl Packed {
         let mut out = Vec::with_capacity(end - first);
         for &block in &self.blocks[first..end] {
             let size = self.size(e0, block);
-            out.push((block, &self.values[at..at + size]));
+            out.push((block, &self.values.get()[at..at + size]));
             at += size;
         }
         out
     }
 }
 
+/// Values of a block for the chunk from element `e0`.
+fn size(
+    kernel: Kernel,
+    [_, elements, taps]: [usize; 3],
+    chunk: usize,
+    e0: usize,
+    block: usize,
+) -> usize {
+    let count = chunk.min(elements - e0);
+    if kernel == Kernel::Tiles {
+        count.div_ceil(DEPTH) * taps * TILE
+    } else {
+        count * taps * block
+    }
+}
+
+/// A stored value.
+trait Value: Copy {
+    /// Its value.
+    fn widen(self) -> f32;
+    /// The bfloat16 pair of this and the next value, or zero.
+    #[inline(always)]
+    fn with(self, next: Option<Self>) -> f32 {
+        pair(self.widen(), next.map_or(0.0, Self::widen))
+    }
+}
+
+impl Value for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl Value for bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+    /// The bits already are what rounding would give, but for the payload of NaN.
+    #[inline(always)]
+    fn with(self, next: Option<Self>) -> f32 {
+        let next = next.map_or(0, Self::to_bits);
+        f32::from_bits(u32::from(self.to_bits()) | u32::from(next) << 16)
+    }
+}
+
+impl Value for f16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
 /// Packs a block: `count` elements from `e0`, `block` outputs from `co0`.
 #[inline(always)]
-fn pack<T: Copy>(
+fn pack<T: Value>(
     kernel: Kernel,
     weight: &[T],
-    widen: impl Fn(T) -> f32,
     order: &WeightOrder,
     c_in: usize,
     [e0, count, co0, block]: [usize; 4],
@@ -153,6 +196,10 @@ fn pack<T: Copy>(
 ) {
     let [co_stride, ci_stride] = order.strides;
     let taps = order.taps.len();
+    if kernel == Kernel::Tiles {
+        // Where a tile is not full.
+        to.fill(0.0);
+    }
     if kernel == Kernel::Tiles && ci_stride < co_stride {
         // Along the weight's rows.
         for m in 0..block {
@@ -163,8 +210,7 @@ fn pack<T: Copy>(
                 let second = (ci + 1 < c_in).then(|| &first[ci_stride..]);
                 let place = e / DEPTH * taps * TILE + e % DEPTH + m * DEPTH;
                 for (t, &tap) in order.taps.iter().enumerate() {
-                    let second = second.map_or(0.0, |second| widen(second[tap]));
-                    to[place + t * TILE] = pair(widen(first[tap]), second);
+                    to[place + t * TILE] = first[tap].with(second.map(|second| second[tap]));
                 }
             }
         }
@@ -183,16 +229,16 @@ fn pack<T: Copy>(
             let values = from.iter().step_by(co_stride);
             if kernel == Kernel::Single {
                 for (to, value) in to.zip(values) {
-                    *to = widen(*value);
+                    *to = value.widen();
                 }
             } else if ci + 1 < c_in {
                 let seconds = from[ci_stride..].iter().step_by(co_stride);
                 for (to, (value, second)) in to.zip(values.zip(seconds)) {
-                    *to = pair(widen(*value), widen(*second));
+                    *to = value.with(Some(*second));
                 }
             } else {
                 for (to, value) in to.zip(values) {
-                    *to = pair(widen(*value), 0.0);
+                    *to = value.with(None);
                 }
             }
         }

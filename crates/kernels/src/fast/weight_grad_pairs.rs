@@ -341,26 +341,34 @@ impl Job for ByVectors<'_> {
         let block = self.0;
         let operands = block.operands;
         let mut sums = block.zeros();
+        let places: Vec<Place> = (0..block.outputs.div_ceil(SIDE))
+            .flat_map(|group| (0..SIDE).step_by(S::LANES).map(move |lane| [group, lane]))
+            .collect();
+        let wide = S::GRAD_SUMS >= 24;
         for (image, run) in operands.runs() {
-            for group in 0..block.outputs.div_ceil(SIDE) {
+            let pairs = run.len() * DEPTH;
+            let dy = |[group, lane]: Place| {
                 let dy = operands.dy(image, block.co0 / SIDE + group, run.start);
-                let pairs = run.len() * DEPTH;
-                for (tap, sums) in block.taps.iter().zip(&mut sums) {
-                    let from =
-                        |c: usize| operands.x(image, block.ci0 + c, run.start * PIXELS + tap);
-                    for lane in (0..SIDE).step_by(S::LANES) {
-                        // SAFETY: as in `by_tiles`; channels past the block's inputs are not read.
-                        unsafe {
-                            let dy = dy.add(lane);
-                            let mut c = 0;
-                            while c + 8 <= block.inputs && S::GRAD_SUMS >= 8 {
-                                add::<S, 8>(s, &from, dy, pairs, sums, c, group, lane);
-                                c += 8;
-                            }
-                            while c < block.inputs {
-                                add::<S, 1>(s, &from, dy, pairs, sums, c, group, lane);
-                                c += 1;
-                            }
+                dy.wrapping_add(lane)
+            };
+            for (tap, sums) in block.taps.iter().zip(&mut sums) {
+                let from = |c: usize| operands.x(image, block.ci0 + c, run.start * PIXELS + tap);
+                let mut rest = &places[..];
+                // SAFETY: as in `by_tiles`; channels past the block's inputs are not read.
+                unsafe {
+                    while let ([a, b, tail @ ..], true) = (rest, wide) {
+                        let to = [(*a, dy(*a)), (*b, dy(*b))];
+                        each::<S, 12, 2>(s, block.inputs, &from, to, pairs, sums);
+                        rest = tail;
+                    }
+                    for &place in rest {
+                        let to = [(place, dy(place))];
+                        if wide {
+                            each::<S, 16, 1>(s, block.inputs, &from, to, pairs, sums);
+                        } else if S::GRAD_SUMS >= 8 {
+                            each::<S, 8, 1>(s, block.inputs, &from, to, pairs, sums);
+                        } else {
+                            each::<S, 1, 1>(s, block.inputs, &from, to, pairs, sums);
                         }
                     }
                 }
@@ -370,38 +378,76 @@ impl Job for ByVectors<'_> {
     }
 }
 
-/// Adds the products of `C` input channels from `c` with a vector of output channels.
+/// A vector of a block's output channels: which sixteen, and the first lane.
+type Place = [usize; 2];
+
+/// Adds the products of all input channels with some vectors of output channels, `C` input channels at a time.
 ///
 /// # Safety
-/// `from` and `dy` are valid for `pairs` pairs.
-#[expect(clippy::too_many_arguments, reason = "one call site, always inlined")]
+/// `from` and the vectors are valid for `pairs` pairs.
 #[inline(always)]
-unsafe fn add<S: Simd, const C: usize>(
+unsafe fn each<S: Simd, const C: usize, const N: usize>(
+    s: S,
+    inputs: usize,
+    from: &impl Fn(usize) -> *const u16,
+    to: [(Place, *const f32); N],
+    pairs: usize,
+    sums: &mut amx::Results,
+) {
+    let mut c = 0;
+    // SAFETY: by the caller's promise.
+    unsafe {
+        while c + C <= inputs {
+            add::<S, C, N>(s, from, to, pairs, sums, c);
+            c += C;
+        }
+        while C > 4 && c + 4 <= inputs {
+            add::<S, 4, N>(s, from, to, pairs, sums, c);
+            c += 4;
+        }
+        while c < inputs {
+            add::<S, 1, N>(s, from, to, pairs, sums, c);
+            c += 1;
+        }
+    }
+}
+
+/// Adds the products of `C` input channels from `c` with `N` vectors of output channels.
+///
+/// # Safety
+/// As [`each`].
+#[inline(always)]
+unsafe fn add<S: Simd, const C: usize, const N: usize>(
     s: S,
     from: &impl Fn(usize) -> *const u16,
-    dy: *const f32,
+    to: [(Place, *const f32); N],
     pairs: usize,
     sums: &mut amx::Results,
     c: usize,
-    group: usize,
-    lane: usize,
 ) {
     let x: [*const u16; C] = std::array::from_fn(|i| from(c + i));
-    let mut acc = [s.splat(0.0); C];
+    let mut acc = [[s.splat(0.0); N]; C];
     for q in 0..pairs {
         // SAFETY: by the caller's promise.
         unsafe {
-            let dy = s.load(dy.add(q * SIDE));
+            let mut dy = [s.splat(0.0); N];
+            for (v, (_, dy)) in dy.iter_mut().zip(to) {
+                *v = s.load(dy.add(q * SIDE));
+            }
             for (acc, x) in acc.iter_mut().zip(x) {
                 let x = s.splat(x.add(2 * q).cast::<f32>().read_unaligned());
-                *acc = s.dot2(x, dy, *acc);
+                for (acc, dy) in acc.iter_mut().zip(dy) {
+                    *acc = s.dot2(x, dy, *acc);
+                }
             }
         }
     }
-    for (i, &acc) in acc.iter().enumerate() {
+    for (i, acc) in acc.iter().enumerate() {
         let c = c + i;
-        let to = &mut sums.0[c / SIDE][group][c % SIDE][lane..lane + S::LANES];
-        // SAFETY: `to` is one vector.
-        unsafe { s.store(to.as_mut_ptr(), s.add(s.load(to.as_ptr()), acc)) };
+        for (&acc, ([group, lane], _)) in acc.iter().zip(to) {
+            let to = &mut sums.0[c / SIDE][group][c % SIDE][lane..lane + S::LANES];
+            // SAFETY: `to` is one vector.
+            unsafe { s.store(to.as_mut_ptr(), s.add(s.load(to.as_ptr()), acc)) };
+        }
     }
 }

@@ -177,7 +177,7 @@ impl Job for Forward<'_> {
         let mut p = vec![0.0f32; QUERIES * KEYS];
         let mut sums = vec![0.0f32; rows * width];
         let mut most = [f32::NEG_INFINITY; QUERIES];
-        let mut total = [0.0f32; QUERIES];
+        let mut total = [s.splat(0.0); QUERIES];
         let seen = self.shape.seen(self.first + rows);
         let packed = pack(self.q, d, S::ROWS);
         for k0 in (0..seen).step_by(KEYS) {
@@ -207,7 +207,8 @@ impl Job for Forward<'_> {
                     (most[i] - highest).exp()
                 };
                 most[i] = highest;
-                total[i] = total[i] * shrink + exponentials(s, p, scale, highest);
+                let sum = exponentials(s, p, scale, highest);
+                total[i] = s.fma(total[i], s.splat(shrink), sum);
                 p[visible..].fill(0.0);
                 if shrink != 1.0 {
                     scale_row(s, &mut sums[i * width..(i + 1) * width], shrink);
@@ -222,9 +223,10 @@ impl Job for Forward<'_> {
             }
         }
         for i in 0..rows {
-            scale_row(s, &mut sums[i * width..(i + 1) * width], 1.0 / total[i]);
+            let total = s.sum(total[i]);
+            scale_row(s, &mut sums[i * width..(i + 1) * width], 1.0 / total);
             self.o[i * d..(i + 1) * d].copy_from_slice(&sums[i * width..i * width + d]);
-            self.lse[i] = most[i] + total[i].ln();
+            self.lse[i] = most[i] + total.ln();
         }
     }
 }

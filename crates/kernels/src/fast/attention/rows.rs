@@ -13,9 +13,9 @@ pub(super) fn maximum<S: Simd>(s: S, row: &[f32]) -> f32 {
     s.maximum(most)
 }
 
-/// Turns a row of whole vectors into `e^(scale x - shift)` and gives back its sum.
+/// Turns a row of whole vectors into `e^(scale x - shift)` and gives back the sum of its vectors.
 #[inline(always)]
-pub(super) fn exponentials<S: Simd>(s: S, row: &mut [f32], scale: f32, shift: f32) -> f32 {
+pub(super) fn exponentials<S: Simd>(s: S, row: &mut [f32], scale: f32, shift: f32) -> S::V {
     let (scale, shift) = (s.splat(scale), s.splat(-shift));
     let mut total = s.splat(0.0);
     for v in row.chunks_exact_mut(S::LANES) {
@@ -27,7 +27,7 @@ pub(super) fn exponentials<S: Simd>(s: S, row: &mut [f32], scale: f32, shift: f3
             s.store(v.as_mut_ptr(), e);
         }
     }
-    s.sum(total)
+    total
 }
 
 /// `ds = p (ds - delta) scale` over whole vectors.

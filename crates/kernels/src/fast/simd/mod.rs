@@ -145,6 +145,11 @@ pub(crate) trait Simd: Copy {
     fn round(self, v: Self::V) -> Self::V;
     /// `2^n` for whole `n` in `-126..=127`; any value for NaN.
     fn exp2_whole(self, n: Self::V) -> Self::V;
+    /// `v 2^n` for such `n`.
+    #[inline(always)]
+    fn times_exp2(self, v: Self::V, n: Self::V) -> Self::V {
+        self.mul(v, self.exp2_whole(n))
+    }
     /// The lanes' sum, in a fixed order.
     fn sum(self, v: Self::V) -> f32;
 
@@ -201,7 +206,7 @@ pub(crate) trait Simd: Copy {
             p = self.fma(p, r, self.splat(c));
         }
         let p = self.fma(self.mul(p, r), r, self.add(r, self.splat(1.0)));
-        self.mul(p, self.exp2_whole(n))
+        self.times_exp2(p, n)
     }
 
     /// `1 / (1 + e^-v)`.

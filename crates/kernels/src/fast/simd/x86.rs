@@ -266,6 +266,10 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         )))
     }
     #[inline(always)]
+    fn times_exp2(self, v: __m512, n: __m512) -> __m512 {
+        pure!(_mm512_scalef_ps(v, n))
+    }
+    #[inline(always)]
     fn sum(self, v: __m512) -> f32 {
         pure!(_mm512_reduce_add_ps(v))
     }
