@@ -16,6 +16,7 @@ mod linear;
 mod mapped;
 mod norm;
 mod plain;
+mod pool;
 mod products;
 mod resample;
 
@@ -38,5 +39,6 @@ pub use linear::linear;
 pub use mapped::map_file;
 pub use norm::{Activation, group_norm, layer_norm, layer_norm_adaptive, rms_norm};
 pub use plain::with_plain_operations;
+pub use pool::in_pool;
 pub use products::{Products, with_products};
 pub use resample::{upsample_nearest, upsample_nearest2x};

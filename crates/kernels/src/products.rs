@@ -19,13 +19,23 @@ thread_local! {
 /// result is off by less than 0.5 % of its norm in the tests, and its bits depend on the machine's instruction set. Up to
 /// sixteen rows a linear map multiplies f32 values all the same. [`Products::F16`] rounds their operands too. Number of threads and repetition change nothing, as always.
 pub fn with_products<R>(products: Products, f: impl FnOnce() -> R) -> R {
+    with_chosen(Some(products), f)
+}
+
+/// What is chosen for this thread.
+pub(crate) fn chosen() -> Option<Products> {
+    CURRENT.get()
+}
+
+/// As [`with_products`], or with nothing chosen.
+pub(crate) fn with_chosen<R>(products: Option<Products>, f: impl FnOnce() -> R) -> R {
     struct Restore(Option<Products>);
     impl Drop for Restore {
         fn drop(&mut self) {
             CURRENT.set(self.0);
         }
     }
-    let _restore = Restore(CURRENT.replace(Some(products)));
+    let _restore = Restore(CURRENT.replace(products));
     f()
 }
 

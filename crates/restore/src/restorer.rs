@@ -127,6 +127,15 @@ impl Restorer {
         &self,
         image: &Image,
         options: &RestoreOptions,
+        watch: &mut (dyn FnMut(Event) + Send),
+    ) -> Result<Restored, Error> {
+        kernels::in_pool(|| self.restore_here(image, options, watch))
+    }
+
+    fn restore_here(
+        &self,
+        image: &Image,
+        options: &RestoreOptions,
         watch: &mut dyn FnMut(Event),
     ) -> Result<Restored, Error> {
         let mut sampler = options.sampler.sampler(&self.prior.scheduler)?;

@@ -82,9 +82,11 @@ fn main() {
                 .collect();
             let w = Weights::tracked(now, &device);
             let taped = networks(&config, &w);
-            let (loss, grads) = with_products(products, || {
-                gradients(&taped, &taped, &inputs, &w, Gradient::Whole, |y| {
-                    (y - target.clone()).square().mean()
+            let (loss, grads) = kernels::in_pool(|| {
+                with_products(products, || {
+                    gradients(&taped, &taped, &inputs, &w, Gradient::Whole, |y| {
+                        (y - target.clone()).square().mean()
+                    })
                 })
             });
             optimiser.step(&mut values, &grads, 1e-4, &optimise);

@@ -108,15 +108,17 @@ pub(crate) fn step(
         .collect();
     let scale = state.loss_scale.scale();
     let lent = Lent::new(std::mem::take(&mut state.values), shapes);
-    let evaluation = kernels::with_products(config.optimise.precision.products(), || {
-        evaluate(
-            objective,
-            lent.values(),
-            &batch,
-            &mut draws,
-            config.optimise.batch,
-            scale,
-        )
+    let evaluation = kernels::in_pool(|| {
+        kernels::with_products(config.optimise.precision.products(), || {
+            evaluate(
+                objective,
+                lent.values(),
+                &batch,
+                &mut draws,
+                config.optimise.batch,
+                scale,
+            )
+        })
     });
     state.values = lent.back();
     let evaluation = total(ranks, share, shapes, evaluation?);

@@ -108,14 +108,18 @@ impl On {
     }
 }
 
+/// Bytes of a thread's stack, as the main thread has them: networks run on the pool's threads.
+const STACK: usize = 8 << 20;
+
 /// Sets the number of threads for everything that follows; all cores where none is given.
 fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {
-    let Some(threads) = threads else {
-        return Ok(());
-    };
-    anyhow::ensure!(threads > 0, "--threads 0 is not possible; give at least 1");
+    anyhow::ensure!(
+        threads != Some(0),
+        "--threads 0 is not possible; give at least 1"
+    );
     rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
+        .num_threads(threads.unwrap_or(0))
+        .stack_size(STACK)
         .build_global()?;
     Ok(())
 }

@@ -79,7 +79,7 @@ pub enum Said {
 }
 
 /// Something to train.
-pub trait Objective {
+pub trait Objective: Sync {
     /// Makes what is made once before the first step, until `stop`.
     ///
     /// # Errors
