@@ -218,7 +218,8 @@ impl Objective for Denoise {
     ) -> Result<(), Error> {
         let captions = self.captions(photos);
         let mut notes = self.encoders.notes(captions.clone());
-        notes.extend(self.folder.left_out());
+        let sources = self.folder.sources().into_iter();
+        notes.extend(sources.map(|line| format!("prior: {line}")));
         notes.into_iter().for_each(|note| say(Said::Note(note)));
         match &self.encoders {
             Encoders::Cached(cache) => cache.fill(captions, stop, say),

@@ -83,28 +83,29 @@ impl Job for TransformTiles<'_> {
         let [c_in, h, w] = self.shape.input;
         let width = 2 * S::LANES;
         assert!(width <= MOST && self.runs.iter().all(|run| run.lane + run.tiles <= width));
-        // Rows of the tiles' columns 0 to 3, and 2 to 5, each tile's after the other's.
-        let mut rows = [[[0.0f32; STEP * MOST]; SIDE]; 2];
+        // Rows of the tiles: columns 0 to 3, and 2 to 5, of each tile after the other.
+        let mut rows = [[[0.0f32; STEP * MOST]; 2]; SIDE];
         for channel in self.channels {
             for run in self.runs {
                 let plane = &self.x[(run.image * c_in + channel) * h * w..][..h * w];
                 let place = STEP * run.lane..STEP * (run.lane + run.tiles);
                 let y = run.y as isize - self.shape.before[0];
                 let x = run.x as isize - self.shape.before[1];
-                for r in 0..SIDE {
+                for (r, [first, last]) in rows.iter_mut().enumerate() {
                     let row = source_row(plane, w, y + r as isize);
-                    copy_row(&mut rows[0][r][place.clone()], row, x, 1);
-                    copy_row(&mut rows[1][r][place.clone()], row, x + 2, 1);
+                    copy_row(&mut first[place.clone()], row, x, 1);
+                    copy_row(&mut last[place.clone()], row, x + 2, 1);
                 }
             }
             for first in [0, S::LANES] {
                 let mut down = [[[s.splat(0.0); SIDE]; STEP]; 2];
-                for (down, rows) in down.iter_mut().zip(&rows) {
+                for (which, down) in down.iter_mut().enumerate() {
                     for (j, down) in down.iter_mut().enumerate() {
                         let mut column = [s.splat(0.0); SIDE];
-                        for (v, row) in column.iter_mut().zip(rows) {
+                        for (v, row) in column.iter_mut().zip(&rows) {
                             // SAFETY: a row holds STEP vectors from either `first`.
-                            *v = unsafe { s.load(row.as_ptr().add(STEP * first + j * S::LANES)) };
+                            let from = row[which][STEP * first + j * S::LANES..].as_ptr();
+                            *v = unsafe { s.load(from) };
                         }
                         *down = transform::input(s, column);
                     }
