@@ -25,7 +25,8 @@ use burn::{
 use crate::{
     fast::{
         attention::AttentionShape, conv::ConvShape, elementwise::Function, enlarge::EnlargeShape,
-        isa, linear::LinearShape, norm::NormShape, row_norm::RowShape, stored::Stored,
+        isa, linear::LinearShape, norm::NormShape, row_norm::RowShape, shared::gather,
+        stored::Stored,
     },
     plain,
 };
@@ -201,12 +202,24 @@ pub(crate) fn enlarge(x: Tensor<4>, shape: EnlargeShape) -> Tensor<3> {
 
 /// `tensor` with its values in order and one after the other.
 fn packed(tensor: FlexTensor) -> FlexTensor {
-    if tensor.layout().contiguous_offsets().is_some() {
-        tensor
-    } else {
-        tensor.to_contiguous()
+    let layout = tensor.layout();
+    if layout.contiguous_offsets().is_some() {
+        return tensor;
     }
+    let blocks = layout.strided_blocks();
+    if tensor.dtype() != DType::F32 || blocks.block_len() < BLOCK {
+        return tensor.to_contiguous();
+    }
+    // Heads of attention: burn's copy has one thread.
+    let starts: Vec<usize> = blocks.block_starts().collect();
+    like(
+        gather(tensor.storage(), &starts, blocks.block_len()),
+        &tensor,
+    )
 }
+
+/// Values from which a row of a tensor that is not packed is copied whole.
+const BLOCK: usize = 8;
 
 /// The values of a packed f32 tensor.
 fn floats(tensor: &FlexTensor) -> &[f32] {

@@ -22,7 +22,7 @@ mod packed;
 pub(crate) mod pairs;
 pub(crate) mod peak;
 pub(crate) mod row_norm;
-mod shared;
+pub(crate) mod shared;
 mod simd;
 pub(crate) mod stored;
 mod tile;

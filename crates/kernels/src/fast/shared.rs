@@ -7,6 +7,8 @@
 
 use std::{cell::RefCell, ops::Range};
 
+use rayon::prelude::*;
+
 use super::pairs::pair;
 
 /// An output that several tasks write, each its own elements.
@@ -55,6 +57,24 @@ pub(super) unsafe fn unwritten<T: Copy>(len: usize) -> Vec<T> {
     unsafe { values.set_len(len) };
     values
 }
+
+/// Rows of `len` values of `from`, from each of `starts` on, one after the other.
+pub(crate) fn gather(from: &[f32], starts: &[usize], len: usize) -> Vec<f32> {
+    let rows = (GATHERED / len).max(1);
+    // SAFETY: every row is written below.
+    let mut to = unsafe { unwritten(starts.len() * len) };
+    to.par_chunks_mut(rows * len)
+        .zip(starts.par_chunks(rows))
+        .for_each(|(to, starts)| {
+            for (to, &start) in to.chunks_exact_mut(len).zip(starts) {
+                to.copy_from_slice(&from[start..start + len]);
+            }
+        });
+    to
+}
+
+/// Values that a task gathers.
+const GATHERED: usize = 16 * 1024;
 
 /// Which of a thread's scratch buffers.
 #[derive(Clone, Copy)]

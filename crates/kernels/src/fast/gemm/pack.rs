@@ -36,6 +36,9 @@ pub(super) struct Pack<'a> {
 /// Most lanes.
 const MOST: usize = 16;
 
+/// Bytes of a row between what is packed and what is fetched.
+const AHEAD: usize = 512;
+
 /// A square of elements.
 #[repr(C, align(64))]
 struct Square([f32; MOST * MOST]);
@@ -97,6 +100,8 @@ impl Pack<'_> {
                 continue;
             }
             let values = self.from.values.part(self.at(r0 + r, k0), count);
+            // So many rows are too many streams for the machine to follow by itself.
+            s.prefetch(values.start().wrapping_byte_add(AHEAD));
             let mut wide = [0.0; 2 * MOST];
             // SAFETY: the part holds `count` values, `wide` two vectors and `to` one.
             unsafe {
@@ -194,6 +199,16 @@ impl Pack<'_> {
 }
 
 impl Stored<'_> {
+    /// Where it begins.
+    #[inline(always)]
+    fn start(self) -> *const f32 {
+        match self {
+            Stored::F32(values) => values.as_ptr(),
+            Stored::Bf16(values) => values.as_ptr().cast(),
+            Stored::F16(values) => values.as_ptr().cast(),
+        }
+    }
+
     /// The vector of values from `at` on.
     ///
     /// # Safety
