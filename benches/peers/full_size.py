@@ -4,8 +4,9 @@
 
 Needs diffusers and a built benchmark (`cargo bench --workspace --profile release --bench step --no-run`). Phases, all of
 them by default: `build` writes the network in bfloat16 (5.1 or 4.1 GB under DIR, tensor by tensor from a seed) and its
-inputs for 512x512; `f32` and `bf16` step in diffusers, `reclair` in ours, `adapter` in ours with a fresh Restoration
-Adapter and LoRA beside the bare prior, turn by turn; `report` prints the table. Each step runs in a process of its own,
+inputs for 512x512; `f32` and `bf16` step in diffusers, `reclair` in ours (`bf16` and `reclair` twice, in turn), `adapter` in
+ours with a fresh Restoration Adapter and LoRA beside the bare prior, turn by turn; `controlnet`, for sdxl, in diffusers in
+bfloat16 with a ControlNet of random weights beside the bare prior; `report` prints the table. Each step runs in a process of its own,
 so that its peak memory (the kernel's VmHWM, mapped weights included) is its own. Of N runs the quickest counts. Errors are
 of the norm against diffusers' f32 step with the same weights, which are rounded to bfloat16.
 
@@ -28,7 +29,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PHASES = ["build", "f32", "bf16", "reclair", "adapter", "report"]
+PHASES = ["build", "f32", "bf16", "reclair", "bf16", "reclair", "adapter", "controlnet", "report"]
 PARAMETERS = {"sdxl": 2_567_463_684, "sd3": 2_028_328_000}
 SHARD_BYTES = 1 << 30
 # Bars: error; step beside diffusers' bf16 and f32; memory beyond 1.1 of the weights; the adapter's part of a step.
@@ -136,6 +137,34 @@ def step_in_diffusers(model, folder, dtype, repeat):
     return {"load_s": load, "step_s": seconds, "peak_bytes": 1024 * peak}
 
 
+@torch.no_grad()
+def controlnet_in_diffusers(model, folder, repeat):
+    """Steps without and with a ControlNet, turn by turn. Its values do not matter for the time."""
+    from diffusers import ControlNetModel
+
+    if model != "sdxl":
+        return {}
+    kind, part, _ = network(model)
+    torch.set_num_threads(os.cpu_count())
+    net = kind.from_pretrained(folder, subfolder=part, torch_dtype=torch.bfloat16, low_cpu_mem_usage=True).eval()
+    control = ControlNetModel.from_unet(net, load_weights_from_unet=False).to(torch.bfloat16).eval()
+    x = {name: value.bfloat16() for name, value in load_file(f"{folder}/inputs.safetensors").items()}
+    added = {"text_embeds": x["pooled"], "time_ids": x["time_ids"]}
+    told = {"encoder_hidden_states": x["text"], "timestep": x["timestep"], "added_cond_kwargs": added, "return_dict": False}
+    picture = torch.zeros(1, 3, 512, 512, dtype=torch.bfloat16)
+    bare, controlled = [], []
+    for _ in range(repeat + 1):
+        begin = time.perf_counter()
+        net(sample=x["sample"], **told)
+        bare.append(time.perf_counter() - begin)
+        begin = time.perf_counter()
+        down, mid = control(sample=x["sample"], controlnet_cond=picture, **told)
+        net(sample=x["sample"], down_block_additional_residuals=down, mid_block_additional_residual=mid, **told)
+        controlled.append(time.perf_counter() - begin)
+    count = sum(p.numel() for p in control.parameters())
+    return {"parameters": count, "bare_s": bare, "controlled_s": controlled}
+
+
 def step_in_reclair(folder, repeat, adapter):
     programs = [p for p in glob.glob(f"{ROOT}/target/release/deps/step-*") if os.access(p, os.X_OK)]
     if not programs:
@@ -203,11 +232,13 @@ def phase(name, args):
     if name in ("f32", "bf16"):
         dtype = torch.float32 if name == "f32" else torch.bfloat16
         return step_in_diffusers(args.model, args.folder, dtype, args.repeat)
+    if name == "controlnet":
+        return controlnet_in_diffusers(args.model, args.folder, args.repeat)
     return step_in_reclair(args.folder, args.repeat, name == "adapter")
 
 
 def report(folder, results):
-    need = [name for name in PHASES[:-1] if name not in results]
+    need = [name for name in dict.fromkeys(PHASES[:-1]) if name not in results]
     if need:
         sys.exit(f"run {' and '.join(need)} first")
     size = results["build"]["bytes"]
@@ -227,6 +258,10 @@ def report(folder, results):
     print(f"\nweights {size / 1e9:.2f} GB; the output's root mean square {want.square().mean().sqrt():.3f}")
     times = f"{min(run['adapted_s']):.2f} s beside {min(run['bare_s']):.2f} s"
     print(f"with adapter and LoRA {times}; its low-quality features, once a picture, {run['lq_features_s']:.2f} s")
+    if run := results["controlnet"]:
+        more = min(run["controlled_s"]) / min(run["bare_s"]) - 1
+        times = f"{min(run['controlled_s']):.2f} s beside {min(run['bare_s']):.2f} s"
+        print(f"diffusers bf16 with a ControlNet of {run['parameters']:,} parameters {times}: {100 * more:.0f} % more")
     for what, got, bar in [
         ("error", errors["reclair"], ERROR),
         ("step / diffusers bf16", best["reclair"] / best["bf16"], BF16),
@@ -253,7 +288,7 @@ def main():
     if args.alone:
         print(json.dumps(phase(args.phases[0], args)))
         return
-    for name in args.phases:
+    for i, name in enumerate(args.phases):
         results = json.load(open(place)) if os.path.exists(place) else {}
         if name == "report":
             report(args.folder, results)
@@ -261,7 +296,10 @@ def main():
         command = [sys.executable, __file__, args.model, name, "--alone", "--folder", args.folder]
         command += ["--repeat", str(args.repeat)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-        results[name] = json.loads(done.splitlines()[-1])
+        now = json.loads(done.splitlines()[-1])
+        if name in args.phases[:i] and "step_s" in now:
+            now["step_s"] = results[name]["step_s"] + now["step_s"]
+        results[name] = now
         with open(place, "w") as file:
             json.dump(results, file, indent=1)
         print(f"{name}: {results[name]}", file=sys.stderr)

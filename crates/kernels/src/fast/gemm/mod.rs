@@ -27,7 +27,7 @@ use super::{
     packed::{Lanes, Rows, even_parts},
     pairs::{Kernel, Products},
     shared::Shared,
-    simd::dispatch,
+    simd::{dispatch, dispatch_pairs},
     stored::Stored,
 };
 
@@ -213,6 +213,14 @@ impl Plan<'_> {
         }
     }
 
+    /// Packs, by the machine's own rounding where products are of pairs.
+    fn pack(&self, job: Pack<'_>) {
+        match self.kernel {
+            Kernel::Pair => dispatch_pairs(self.isa, job),
+            _ => dispatch(self.isa, job),
+        }
+    }
+
     /// Where the packed block is: `rows` before it, in a part that begins with block `first`.
     fn rows_before(&self, first: usize, block: usize) -> usize {
         self.blocks.starts[block] - self.blocks.starts[first]
@@ -243,7 +251,7 @@ impl Plan<'_> {
                 elements: self.padded,
                 to,
             };
-            dispatch(self.isa, job);
+            self.pack(job);
         });
     }
 
@@ -265,7 +273,7 @@ impl Plan<'_> {
                     elements: self.padded,
                     to,
                 };
-                dispatch(self.isa, job);
+                self.pack(job);
             });
     }
 

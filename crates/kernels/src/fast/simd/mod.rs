@@ -153,7 +153,7 @@ pub(crate) trait Simd: Copy {
     /// The lanes' sum, in a fixed order.
     fn sum(self, v: Self::V) -> f32;
 
-    /// The bfloat16 pairs of each lane of `a` and of `b`.
+    /// The bfloat16 pairs of each lane of `a` and of `b`; what is below 2^-126 may become zero, here and in [`Self::pairs_within`].
     #[inline(always)]
     fn pairs_across(self, a: Self::V, b: Self::V) -> Self::V {
         let mut lanes = [[0.0; 16]; 2];

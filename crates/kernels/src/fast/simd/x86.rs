@@ -228,6 +228,16 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
     #[inline(always)]
     fn pairs_across(self, a: __m512, b: __m512) -> __m512 {
+        if BF16 {
+            // SAFETY: the token proves the instructions; the types differ in name only.
+            return unsafe {
+                // No closure: it would not be compiled for the set.
+                let a = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(a));
+                let b = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(b));
+                let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(b));
+                _mm512_castsi512_ps(_mm512_or_si512(_mm512_cvtepu16_epi32(a), high))
+            };
+        }
         pure!({
             let high = _mm512_slli_epi32::<16>(rounded(self, b));
             _mm512_castsi512_ps(_mm512_or_si512(rounded(self, a), high))
@@ -235,6 +245,10 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
     #[inline(always)]
     fn pairs_within(self, a: __m512, b: __m512) -> __m512 {
+        if BF16 {
+            // SAFETY: the token proves the instruction; the types differ in name only.
+            return unsafe { std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(b, a)) };
+        }
         pure!({
             let a = _mm512_cvtepi32_epi16(rounded(self, a));
             let b = _mm512_cvtepi32_epi16(rounded(self, b));
