@@ -2,7 +2,7 @@
 
     python3 benches/peers/full_size.py sdxl|sd3 [--folder DIR] [--repeat N] [PHASE ...]
 
-Needs diffusers and a built benchmark (`cargo bench --workspace --profile release --bench step --no-run`). Phases, all of
+Needs diffusers. Phases, all of
 them by default: `build` writes the network in bfloat16 (5.1 or 4.1 GB under DIR, tensor by tensor from a seed) and its
 inputs for 512x512; `f32` and `bf16` step in diffusers, `reclair` in ours (`bf16` and `reclair` twice, in turn), `adapter` in
 ours with a fresh Restoration Adapter and LoRA beside the bare prior, turn by turn; `controlnet`, for sdxl, in diffusers in
@@ -28,7 +28,8 @@ import zlib
 import torch
 from safetensors.torch import load_file, save_file
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from programs import ROOT, benchmark
+
 PHASES = ["build", "f32", "bf16", "reclair", "bf16", "reclair", "adapter", "controlnet", "report"]
 PARAMETERS = {"sdxl": 2_567_463_684, "sd3": 2_028_328_000}
 SHARD_BYTES = 1 << 30
@@ -166,10 +167,7 @@ def controlnet_in_diffusers(model, folder, repeat):
 
 
 def step_in_reclair(folder, repeat, adapter):
-    programs = [p for p in glob.glob(f"{ROOT}/target/release/deps/step-*") if os.access(p, os.X_OK)]
-    if not programs:
-        sys.exit("build the benchmark first: cargo bench --workspace --profile release --bench step --no-run")
-    command = [max(programs, key=os.path.getmtime), folder, f"{folder}/inputs.safetensors"]
+    command = [benchmark("restore", "step"), folder, f"{folder}/inputs.safetensors"]
     command += [f"{folder}/reclair.safetensors", "--repeat", str(repeat)]
     if adapter:
         command += ["--adapter", f"{folder}/adapter"]

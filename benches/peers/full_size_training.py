@@ -2,7 +2,7 @@
 
     python3 benches/peers/full_size_training.py sdxl|sd3 [--folder DIR] [--steps N] [--turns N] [--small] [PHASE ...]
 
-Needs diffusers, target/release/reclair and a built benchmark (`cargo bench --workspace --profile release --bench gradients --no-run`).
+Needs diffusers and target/release/reclair.
 Phases, all of them by default: `build` writes a whole random prior (the network in bfloat16, as full_size.py does; text
 encoders in bfloat16, the autoencoder in f32) and a picture; `torch` trains for N steps in PyTorch with torch.utils.checkpoint (training_in_torch.py),
 the frozen weights in f32, `torch-stored` with them in bfloat16, each widened where it is used; `reclair` trains by the program
@@ -33,6 +33,7 @@ import torch
 from safetensors.torch import save_file
 
 import full_size
+from programs import benchmark
 from training_in_torch import step_in_torch
 
 ROOT = full_size.ROOT
@@ -166,13 +167,10 @@ def step_in_reclair(model, folder, steps, small):
 
 
 def error_of_reclair(model, folder, small):
-    programs = [p for p in glob.glob(f"{ROOT}/target/release/deps/gradients-*") if os.access(p, os.X_OK) and os.path.isfile(p)]
-    if not programs:
-        sys.exit("build the benchmark first: cargo bench --workspace --profile release --bench gradients --no-run")
     if not os.path.exists(f"{folder}/step.safetensors"):
         sys.exit("run the phase torch first")
     path = configuration(model, folder, 1, small)
-    command = [max(programs, key=os.path.getmtime), path, f"{folder}/step.safetensors"]
+    command = [benchmark("train", "gradients"), path, f"{folder}/step.safetensors"]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 

@@ -2,12 +2,10 @@
 
     python3 benches/peers/ops.py [PART]
 
-Needs PyTorch and a built benchmark (`cargo bench --workspace --profile release --bench ops --no-run`). Each side runs
-three times, in turn, and the best of each row counts. PyTorch gets the same inputs, threads and precision; where
+Needs PyTorch. Each side runs three times, in turn, and the best of each row counts. PyTorch gets the same inputs, threads and precision; where
 reclair's row says bf16, PyTorch's tensors are bf16.
 """
 
-import glob
 import os
 import re
 import subprocess
@@ -17,7 +15,8 @@ import time
 import torch
 import torch.nn.functional as F
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from programs import benchmark
+
 PART = sys.argv[1] if len(sys.argv) > 1 else ""
 
 
@@ -80,11 +79,7 @@ def ours(command):
 
 
 def main():
-    programs = glob.glob(f"{ROOT}/target/release/deps/ops-*")
-    programs = [p for p in programs if not p.endswith(".d") and os.access(p, os.X_OK)]
-    if not programs:
-        sys.exit("build the benchmark first: cargo bench --workspace --profile release --bench ops --no-run")
-    program = max(programs, key=os.path.getmtime)
+    program = benchmark("kernels", "ops")
     torch.set_num_threads(os.cpu_count())
     mine, peers, peaks = {}, {}, []
     for _ in range(3):

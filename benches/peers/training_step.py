@@ -2,23 +2,20 @@
 
     python3 benches/peers/training_step.py
 
-Needs PyTorch, diffusers and a built benchmark (`cargo bench --workspace --profile release --bench step --no-run`). PyTorch
-trains diffusers' UNet2DConditionModel of the same configuration, batch and precision: forward, squared error, backward,
+Needs PyTorch and diffusers. PyTorch trains diffusers' UNet2DConditionModel of the same configuration, batch and precision: forward, squared error, backward,
 AdamW; bf16 is its autocast. Each side runs three times, in turn, the best counts; once at the end reclair without its kernels.
 """
 
-import glob
 import json
 import os
 import re
 import subprocess
-import sys
 import time
 
 import torch
 from diffusers import UNet2DConditionModel
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from programs import ROOT, benchmark
 
 
 def peer(dtype):
@@ -45,11 +42,7 @@ def ours(program, **more):
 
 
 def main():
-    programs = [p for p in glob.glob(f"{ROOT}/target/release/deps/step-*") if not p.endswith(".d")]
-    programs = [p for p in programs if os.access(p, os.X_OK)]
-    if not programs:
-        sys.exit("build the benchmark first: cargo bench --workspace --profile release --bench step --no-run")
-    program = max(programs, key=os.path.getmtime)
+    program = benchmark("train", "step")
     torch.set_num_threads(os.cpu_count())
     mine, theirs = {}, {}
     for _ in range(3):

@@ -373,6 +373,32 @@ impl Simd for Avx2 {
         unsafe { _mm256_maskstore_ps(p, first(self, n), v) }
     }
     #[inline(always)]
+    unsafe fn transpose(
+        self,
+        from: *const f32,
+        from_stride: usize,
+        to: *mut f32,
+        to_stride: usize,
+    ) {
+        // SAFETY: the token proves the instructions, the caller the pointers.
+        unsafe {
+            // No closures: they would not be compiled for the set.
+            let mut r = [_mm256_setzero_ps(); 8];
+            for (i, r) in r.iter_mut().enumerate() {
+                *r = _mm256_loadu_ps(from.add(i * from_stride));
+            }
+            // Columns j and 4 + j of rows 0..4 and of rows 4..8.
+            let low = across(self, [r[0], r[1], r[2], r[3]]);
+            let high = across(self, [r[4], r[5], r[6], r[7]]);
+            for j in 0..4 {
+                let (a, b) = (low[j], high[j]);
+                _mm256_storeu_ps(to.add(j * to_stride), _mm256_permute2f128_ps::<0x20>(a, b));
+                let last = _mm256_permute2f128_ps::<0x31>(a, b);
+                _mm256_storeu_ps(to.add((4 + j) * to_stride), last);
+            }
+        }
+    }
+    #[inline(always)]
     fn deinterleave(self, rows: [__m256; 4]) -> [__m256; 4] {
         let [a, b, c, d] = rows;
         pure!({
