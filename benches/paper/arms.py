@@ -6,8 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-STEPS, BATCH, CROP = 120, 8, 64
-ENCODER_STEPS = 120
+STEPS, BATCH, CROP = 800, 8, 64
+ENCODER_STEPS = 400
 
 COMMON = """\
 stage = "{stage}"

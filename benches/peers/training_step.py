@@ -38,7 +38,8 @@ def peer(dtype):
 
 def ours(program, **more):
     out = subprocess.run([program], capture_output=True, text=True, check=True, env={**os.environ, **more}).stdout
-    return {kind: float(seconds) for kind, seconds in re.findall(r"training step (\w+)\s+([\d.]+) s", out)}
+    found = re.findall(r"training step (\w+)\s+([\d.]+) s, loss ([\d.]+) to ([\d.]+)", out)
+    return {kind: (float(seconds), float(first), float(last)) for kind, seconds, first, last in found}
 
 
 def main():
@@ -46,15 +47,18 @@ def main():
     torch.set_num_threads(os.cpu_count())
     mine, theirs = {}, {}
     for _ in range(3):
-        for kind, seconds in ours(program).items():
-            mine[kind] = min(mine.get(kind, seconds), seconds)
+        for kind, run in ours(program).items():
+            mine[kind] = min(mine.get(kind, run), run)
         for kind in ["f32", "bf16"]:
             theirs[kind] = min(theirs.get(kind, float("inf")), peer(kind))
     off = ours(program, RECLAIR_KERNELS="off")
     print("| step | reclair s | PyTorch s | times faster | without kernels s | times faster |\n|---|---|---|---|---|---|")
     for kind in ["f32", "bf16"]:
-        a, b, c = mine[kind], theirs[kind], off[kind]
+        a, b, c = mine[kind][0], theirs[kind], off[kind][0]
         print(f"| {kind} | {a:.3f} | {b:.3f} | {b / a:.2f} | {c:.3f} | {c / a:.2f} |")
+    print("\nloss of the first step and of the eighth, the same values and samples:")
+    for name, (_, first, last) in {"f32": mine["f32"], "bf16": mine["bf16"], "without kernels": off["f32"]}.items():
+        print(f"  {name}: {first:.6f}, {last:.6f}")
 
 
 if __name__ == "__main__":

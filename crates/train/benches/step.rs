@@ -40,6 +40,7 @@ fn networks(unet: &serde_json::Value, w: &Weights) -> Networks {
 
 fn main() {
     let device = Device::flex();
+    device.seed(0);
     let config = include_str!("../../../recipes/mini/model/unet/config.json");
     let config: serde_json::Value = serde_json::from_str(config).expect("JSON");
     let w = Weights::seeded(0, &device);
@@ -94,7 +95,7 @@ fn main() {
             losses.push(loss);
         }
         println!(
-            "training step {name:5} {:.4} s, loss {:.4} to {:.4}",
+            "training step {name:5} {:.4} s, loss {:.6} to {:.6}",
             best.as_secs_f64(),
             losses[0],
             losses[losses.len() - 1]

@@ -226,3 +226,61 @@ fn half_precision_weights_equal_their_widened_values() {
         }
     }
 }
+
+/// SDXL's widest convolutions: some outputs against f64, and both gradients by what they are defined by, that
+/// `<dy, conv(x)>`, `<dx, x>` and `<dw, w>` are one number.
+#[test]
+fn the_widest_convolutions_match_f64_where_sampled() {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        (a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b))).sum()
+    };
+    for case in [
+        ([1, 1280, 8, 8], 1280, [3, 3], 1, [1; 4]),
+        ([1, 2560, 8, 8], 1280, [3, 3], 1, [1; 4]),
+        ([1, 1280, 9, 8], 1280, [3, 3], 2, [1; 4]),
+        ([1, 2560, 8, 8], 1280, [1, 1], 1, [0; 4]),
+    ] {
+        let shape = shape(&case);
+        let ([c_in, h, w], [c_out, oh, ow]) = (shape.input, shape.output);
+        let (kernel, taps) = (shape.kernel, shape.taps());
+        let x = noise(c_in * h * w, 1);
+        let weight = noise(c_out * c_in * taps, 2);
+        let dy = noise(c_out * oh * ow, 3);
+        let sampled: Vec<usize> = (0..dy.len()).step_by(397).collect();
+        let want: Vec<f64> = (sampled.iter())
+            .map(|at| {
+                let (co, oy, ox) = (at / (oh * ow), at / ow % oh, at % ow);
+                let mut sum = 0.0;
+                for (k, value) in weight[co * c_in * taps..][..c_in * taps].iter().enumerate() {
+                    let (ci, ky, kx) = (k / taps, k / kernel[1] % kernel[0], k % kernel[1]);
+                    let iy = (oy * shape.stride + ky).wrapping_add_signed(-shape.before[0]);
+                    let ix = (ox * shape.stride + kx).wrapping_add_signed(-shape.before[1]);
+                    if iy < h && ix < w {
+                        sum += f64::from(*value) * f64::from(x[(ci * h + iy) * w + ix]);
+                    }
+                }
+                sum
+            })
+            .collect();
+        for isa in Isa::available() {
+            for (products, tolerance) in [(Products::F32, 2e-6), (Products::Bf16, 5e-3)] {
+                let shape = ConvShape { products, ..shape };
+                let y = conv::forward(isa, &shape, &x, Stored::F32(&weight), None);
+                let got: Vec<f32> = sampled.iter().map(|&at| y[at]).collect();
+                let what = format!("{case:?} with {products:?} on {isa:?}");
+                assert_close(&what, &got, &want, tolerance);
+                if isa != Isa::current() {
+                    continue;
+                }
+                let dx = conv::input_grad(isa, &shape, &dy, Stored::F32(&weight));
+                let dw = conv::weight_grad(isa, &shape, &x, &dy);
+                let number = dot(&dy, &y);
+                let size = (dot(&dy, &dy) * dot(&y, &y)).sqrt();
+                for (which, other) in [("input", dot(&dx, &x)), ("weight", dot(&dw, &weight))] {
+                    let off = (number - other).abs() / size;
+                    assert!(off <= tolerance, "{which} gradient of {what}: {off:e}");
+                }
+            }
+        }
+    }
+}
