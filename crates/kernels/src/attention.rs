@@ -40,6 +40,34 @@ pub fn attention(
     attention_plain(q, key, value, scale, mask)
 }
 
+/// [`attention`] with `bias` `[1, k, n, m]` added to the scaled logits, the same for the whole batch, as T5's relative
+/// positions are. The bias is a constant: it gets no gradient.
+pub fn attention_biased(
+    q: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    scale: f64,
+    bias: Tensor<4>,
+) -> Tensor<4> {
+    let [b, heads, n, d] = q.dims();
+    let m = key.dims()[2];
+    crate::refuse_empty("attention", &[b, heads, n, d, m]);
+    assert_eq!(bias.dims(), [1, heads, n, m], "the bias of attention");
+    if extension::is_fast(&q) && bias.dtype() == DType::F32 {
+        let shape = AttentionShape {
+            heads: b * heads,
+            n,
+            m,
+            d,
+            scale: scale as f32,
+            causal: false,
+        };
+        return extension::attention_biased(q, key, value, bias, shape);
+    }
+    let logits = (q * scale).matmul(key.swap_dims(2, 3)) + bias.detach();
+    softmax(logits, 3).matmul(value)
+}
+
 /// [`attention`] by burn's own operations.
 fn attention_plain(
     q: Tensor<4>,

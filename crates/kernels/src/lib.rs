@@ -30,7 +30,7 @@ fn refuse_empty(what: &str, dims: &[usize]) {
 
 pub use activation::{geglu, gelu, gelu_tanh, quick_gelu, silu};
 pub use add::{add, shift_channels};
-pub use attention::{Mask, attention};
+pub use attention::{Mask, attention, attention_biased};
 pub use conv::{Padding, conv2d};
 pub use fast::isa::ignored_settings;
 #[doc(hidden)]

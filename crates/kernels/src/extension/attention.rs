@@ -9,7 +9,7 @@ use super::{
     },
 };
 use crate::fast::{
-    attention::{self, AttentionShape, Saved},
+    attention::{self, AttentionShape, Bias, Saved},
     isa::Isa,
 };
 
@@ -17,9 +17,11 @@ pub(super) fn run(
     q: &FlexTensor,
     k: &FlexTensor,
     v: &FlexTensor,
+    bias: Option<&FlexTensor>,
     shape: &AttentionShape,
 ) -> (FlexTensor, Vec<f32>) {
-    let (o, lse) = attention::forward(Isa::current(), shape, floats(q), floats(k), floats(v));
+    let bias = bias.map(|bias| Bias(floats(bias)));
+    let (o, lse) = attention::forward(Isa::current(), shape, floats(q), floats(k), floats(v), bias);
     (like(o, q), lse)
 }
 
@@ -30,6 +32,7 @@ struct State {
     v: FlexTensor,
     o: FlexTensor,
     lse: Arc<Vec<f32>>,
+    bias: Option<FlexTensor>,
     shape: AttentionShape,
 }
 
@@ -46,6 +49,7 @@ impl Backward<Flex, 3> for AttentionBackward {
             v,
             o,
             lse,
+            bias,
             shape,
         } = ops.state;
         let dy = packed(grads.consume::<Flex>(&ops.node));
@@ -55,6 +59,7 @@ impl Backward<Flex, 3> for AttentionBackward {
             v: floats(&v),
             o: floats(&o),
             lse: &lse,
+            bias: bias.as_ref().map(|bias| Bias(floats(bias))),
         };
         let gradients = attention::backward(Isa::current(), &shape, &saved, floats(&dy));
         for ((parent, gradient), operand) in
@@ -71,12 +76,15 @@ pub(super) fn taped<C: CheckpointStrategy>(
     q: Taped<C>,
     k: Taped<C>,
     v: Taped<C>,
+    bias: Option<Taped<C>>,
     shape: AttentionShape,
 ) -> Taped<C> {
     let ((q, q_node), (k, k_node)) = (q.into_parts(), k.into_parts());
     let (v, v_node) = v.into_parts();
     let (q, k, v) = (packed(q), packed(k), packed(v));
-    let (o, lse) = run(&q, &k, &v, &shape);
+    // A bias is a constant, as its description says.
+    let bias = bias.map(|bias| packed(bias.into_parts().0));
+    let (o, lse) = run(&q, &k, &v, bias.as_ref(), &shape);
     let nodes = [q_node, k_node, v_node];
     record::<C, _, _>(AttentionBackward, nodes, o.clone(), || State {
         q,
@@ -84,6 +92,7 @@ pub(super) fn taped<C: CheckpointStrategy>(
         v,
         o,
         lse: Arc::new(lse),
+        bias,
         shape,
     })
 }

@@ -55,6 +55,14 @@ pub(crate) trait KernelOps: Backend {
         v: FloatTensor<Self>,
         shape: AttentionShape,
     ) -> FloatTensor<Self>;
+    /// Attention with a constant added to the logits.
+    fn kernel_attention_biased(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shape: AttentionShape,
+    ) -> FloatTensor<Self>;
     /// Group normalization and its activation.
     fn kernel_group_norm(
         x: FloatTensor<Self>,
@@ -139,6 +147,19 @@ pub(crate) fn attention(
 ) -> Tensor<4> {
     let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
     Tensor::from_dispatch(Dispatch::kernel_attention(q, k, v, shape))
+}
+
+/// [`KernelOps::kernel_attention_biased`] on tensors.
+pub(crate) fn attention_biased(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    bias: Tensor<4>,
+    shape: AttentionShape,
+) -> Tensor<4> {
+    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    let bias = bias.into_dispatch();
+    Tensor::from_dispatch(Dispatch::kernel_attention_biased(q, k, v, bias, shape))
 }
 
 /// [`KernelOps::kernel_group_norm`] on tensors.
@@ -279,7 +300,18 @@ impl KernelOps for Flex {
         v: FlexTensor,
         shape: AttentionShape,
     ) -> FlexTensor {
-        attention::run(&packed(q), &packed(k), &packed(v), &shape).0
+        attention::run(&packed(q), &packed(k), &packed(v), None, &shape).0
+    }
+
+    fn kernel_attention_biased(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        bias: FlexTensor,
+        shape: AttentionShape,
+    ) -> FlexTensor {
+        let bias = packed(bias);
+        attention::run(&packed(q), &packed(k), &packed(v), Some(&bias), &shape).0
     }
 
     fn kernel_group_norm(
@@ -346,7 +378,17 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         v: FloatTensor<Self>,
         shape: AttentionShape,
     ) -> FloatTensor<Self> {
-        attention::taped::<C>(q, k, v, shape)
+        attention::taped::<C>(q, k, v, None, shape)
+    }
+
+    fn kernel_attention_biased(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shape: AttentionShape,
+    ) -> FloatTensor<Self> {
+        attention::taped::<C>(q, k, v, Some(bias), shape)
     }
 
     fn kernel_group_norm(

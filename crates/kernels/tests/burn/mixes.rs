@@ -2,8 +2,8 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use kernels::{
-    Mask, attention, geglu, gelu, gelu_tanh, layer_norm, layer_norm_adaptive, linear, quick_gelu,
-    rms_norm, silu,
+    Mask, attention, attention_biased, geglu, gelu, gelu_tanh, layer_norm, layer_norm_adaptive,
+    linear, quick_gelu, rms_norm, silu,
 };
 
 use super::{assert_close, random, values};
@@ -112,6 +112,35 @@ fn linear_matches_burns_own() {
             &|t| t[0].clone().matmul(t[1].clone().swap_dims(2, 3)) + t[2].clone(),
         );
     }
+}
+
+#[test]
+fn attention_with_a_bias_matches_burns_own() {
+    let (n, m, d) = (37, 70, 24);
+    let inputs = [
+        random([2, 3, n, d]),
+        random([2, 3, m, d]),
+        random([2, 3, m, d]),
+    ];
+    let values = (0..3 * n * m)
+        .map(|i| (i * 37 % 101) as f32 / 40.0 - 1.0)
+        .collect();
+    let bias = Tensor::<4>::from_data(
+        TensorData::new::<f32, _>(values, [1, 3, n, m]),
+        &Device::flex(),
+    );
+    same_operation(
+        "attention with a bias",
+        &inputs,
+        &|t| {
+            let bias = bias.clone();
+            attention_biased(t[0].clone(), t[1].clone(), t[2].clone(), 0.7, bias)
+        },
+        &|t| {
+            let logits = (t[0].clone() * 0.7).matmul(t[1].clone().swap_dims(2, 3));
+            burn::tensor::activation::softmax(logits + bias.clone(), 3).matmul(t[2].clone())
+        },
+    );
 }
 
 #[test]

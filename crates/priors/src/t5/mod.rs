@@ -15,7 +15,7 @@ mod positions;
 
 use std::path::Path;
 
-use burn::tensor::{Tensor, activation::softmax};
+use burn::tensor::Tensor;
 use serde_json::Value;
 
 pub use config::T5Config;
@@ -143,8 +143,9 @@ impl Block {
             let d = y.dims()[2] / heads;
             y.reshape([b, n, heads, d]).swap_dims(1, 2) // [b, k, n, d/k]
         };
-        let logits = of(&self.q).matmul(of(&self.k).swap_dims(2, 3)) + bias.clone();
-        let y = softmax(logits, 3).matmul(of(&self.v)).swap_dims(1, 2);
+        let (q, k, v) = (of(&self.q), of(&self.k), of(&self.v));
+        // T5 does not scale its logits.
+        let y = kernels::attention_biased(q, k, v, 1.0, bias.clone()).swap_dims(1, 2);
         let d = y.dims()[2] * y.dims()[3];
         let x = x + self.o.forward(y.reshape([b, n, d]));
         let normal = self.ff_layer_norm.forward(x.clone());

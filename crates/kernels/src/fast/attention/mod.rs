@@ -20,7 +20,7 @@ use rayon::prelude::*;
 
 use self::{
     product::{InBlocks, InColumns, InRows, Sum, pack, product},
-    rows::{dot, exponentials, maximum, scale_row, scores},
+    rows::{add_bias, dot, exponentials, maximum, scale_row, scores},
 };
 use super::{
     isa::Isa,
@@ -51,6 +51,18 @@ pub(crate) struct AttentionShape {
     pub(crate) causal: bool,
 }
 
+/// What is added to the logits after the scale, `[k, n, m]`: head `i` of all takes matrix `i mod k`.
+#[derive(Clone, Copy)]
+pub(crate) struct Bias<'a>(pub(crate) &'a [f32]);
+
+impl<'a> Bias<'a> {
+    /// The matrix of a head.
+    fn head(self, shape: &AttentionShape, head: usize) -> &'a [f32] {
+        let size = shape.n * shape.m;
+        &self.0[head % (self.0.len() / size) * size..][..size]
+    }
+}
+
 impl AttentionShape {
     /// Keys that some query of `first..end` sees.
     fn seen(&self, end: usize) -> usize {
@@ -66,6 +78,7 @@ pub(crate) fn forward(
     q: &[f32],
     k: &[f32],
     v: &[f32],
+    bias: Option<Bias<'_>>,
 ) -> (Vec<f32>, Vec<f32>) {
     let AttentionShape { heads, n, m, d, .. } = *shape;
     assert_eq!(
@@ -77,6 +90,7 @@ pub(crate) fn forward(
     if o.is_empty() || m == 0 {
         return (o, lse);
     }
+    assert!(bias.is_none_or(|bias| !bias.0.is_empty() && bias.0.len().is_multiple_of(n * m)));
     let width = d.next_multiple_of(dispatch(isa, Lanes));
     let blocks = m.div_ceil(KEYS);
     // Keys across their block, values in padded rows.
@@ -114,6 +128,7 @@ pub(crate) fn forward(
             q: &q[(head * n + first) * d..][..rows * d],
             kt: &kt[head * blocks * d * KEYS..][..blocks * d * KEYS],
             v: &v[head * m * width..][..m * width],
+            bias: bias.map(|bias| bias.head(shape, head)),
             o,
             lse,
         };
@@ -164,6 +179,8 @@ struct Forward<'a> {
     q: &'a [f32],
     kt: &'a [f32],
     v: &'a [f32],
+    /// The head's, `[n, m]`.
+    bias: Option<&'a [f32]>,
     o: &'a mut [f32],
     lse: &'a mut [f32],
 }
@@ -172,8 +189,14 @@ impl Job for Forward<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let AttentionShape { d, scale, .. } = *self.shape;
+        let AttentionShape { m, d, .. } = *self.shape;
         let (rows, width) = (self.rows, self.width);
+        // With a bias the logits are scaled where it is added.
+        let scale = if self.bias.is_some() {
+            1.0
+        } else {
+            self.shape.scale
+        };
         let mut p = vec![0.0f32; QUERIES * KEYS];
         let mut sums = vec![0.0f32; rows * width];
         let mut most = [f32::NEG_INFINITY; QUERIES];
@@ -195,6 +218,10 @@ impl Job for Forward<'_> {
                 } else {
                     keys
                 };
+                if let Some(bias) = self.bias {
+                    let bias = &bias[(self.first + i) * m + k0..][..visible];
+                    add_bias(s, p, self.shape.scale, bias);
+                }
                 p[visible..].fill(f32::NEG_INFINITY);
                 if visible == 0 {
                     p.fill(0.0);
@@ -244,6 +271,8 @@ pub(crate) struct Saved<'a> {
     pub(crate) o: &'a [f32],
     /// Logarithms of the rows' sums `[heads, n]`.
     pub(crate) lse: &'a [f32],
+    /// What was added to the logits.
+    pub(crate) bias: Option<Bias<'a>>,
 }
 
 /// The gradients of `q`, `k` and `v` for the output's gradient `dy` `[heads, n, d]`.
@@ -278,6 +307,7 @@ pub(crate) fn backward(
                     v: &saved.v[keys],
                     o: &saved.o[queries.clone()],
                     lse: &saved.lse[head * n..(head + 1) * n],
+                    bias: saved.bias.map(|bias| Bias(bias.head(shape, head))),
                 },
                 dy: &dy[queries],
                 dq,
@@ -353,7 +383,13 @@ impl Job for Backward<'_> {
                         } else {
                             keys
                         };
-                        exponentials(s, p, scale, saved.lse[q0 + i]);
+                        if let Some(Bias(bias)) = saved.bias {
+                            let bias = &bias[(q0 + i) * m + k0..][..visible];
+                            add_bias(s, p, scale, bias);
+                            exponentials(s, p, 1.0, saved.lse[q0 + i]);
+                        } else {
+                            exponentials(s, p, scale, saved.lse[q0 + i]);
+                        }
                         p[visible..].fill(0.0);
                         scores(s, p, ds, deltas[q0 + i], scale);
                         ds[visible..].fill(0.0);

@@ -30,6 +30,19 @@ pub(super) fn exponentials<S: Simd>(s: S, row: &mut [f32], scale: f32, shift: f3
     total
 }
 
+/// `scale x + bias` for the values of a row that have a bias; the row has whole vectors.
+#[inline(always)]
+pub(super) fn add_bias<S: Simd>(s: S, row: &mut [f32], scale: f32, bias: &[f32]) {
+    let scale = s.splat(scale);
+    for (v, bias) in row.chunks_exact_mut(S::LANES).zip(bias.chunks(S::LANES)) {
+        // SAFETY: a whole vector, and as many values as the bias has.
+        unsafe {
+            let bias = s.load_part(bias.as_ptr(), bias.len());
+            s.store(v.as_mut_ptr(), s.fma(s.load(v.as_ptr()), scale, bias));
+        }
+    }
+}
+
 /// `ds = p (ds - delta) scale` over whole vectors.
 #[inline(always)]
 pub(super) fn scores<S: Simd>(s: S, p: &[f32], ds: &mut [f32], delta: f32, scale: f32) {

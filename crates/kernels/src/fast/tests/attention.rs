@@ -2,7 +2,7 @@
 
 use super::{assert_close, noise};
 use crate::fast::{
-    attention::{self, AttentionShape, Saved},
+    attention::{self, AttentionShape, Bias, Saved},
     isa::Isa,
 };
 
@@ -19,7 +19,10 @@ fn attention_and_its_gradients_match_f64() {
         (2, 5, 9, 3, false),
         (1, 150, 150, 32, true),
     ];
-    for (heads, n, m, d, causal) in shapes {
+    let cases = shapes
+        .iter()
+        .flat_map(|shape| [(*shape, false), (*shape, true)]);
+    for ((heads, n, m, d, causal), biased) in cases {
         let scale = 1.7 / (d as f32).sqrt();
         let shape = AttentionShape {
             heads,
@@ -38,6 +41,14 @@ fn attention_and_its_gradients_match_f64() {
         let q: Vec<f32> = loud(1).take(heads * n * d).collect();
         let k: Vec<f32> = loud(2).take(heads * m * d).collect();
         let (v, dy) = (noise(heads * m * d, 3), noise(heads * n * d, 4));
+        // A matrix for each head, or one for all of them.
+        let matrices = if heads % 2 == 0 { heads } else { 1 };
+        let values = noise(matrices * n * m, 5);
+        let bias = biased.then_some(Bias(&values));
+        let added = |h: usize, i: usize, j: usize| {
+            let value = values[(h % matrices * n + i) * m + j];
+            if biased { f64::from(value) } else { 0.0 }
+        };
         let mut o = vec![0.0f64; q.len()];
         let mut wanted = [
             vec![0.0f64; q.len()],
@@ -56,6 +67,7 @@ fn attention_and_its_gradients_match_f64() {
                             .map(|c| at(&q, i, c, n) * at(&k, j, c, m))
                             .sum::<f64>()
                             * f64::from(scale)
+                            + added(h, i, j)
                     })
                     .collect();
                 let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -77,8 +89,8 @@ fn attention_and_its_gradients_match_f64() {
             }
         }
         for isa in Isa::available() {
-            let what = |which: &str| format!("{which} of {shape:?} on {isa:?}");
-            let (got, lse) = attention::forward(isa, &shape, &q, &k, &v);
+            let what = |which: &str| format!("{which} of {shape:?}, bias {biased}, on {isa:?}");
+            let (got, lse) = attention::forward(isa, &shape, &q, &k, &v, bias);
             assert_close(&what("output"), &got, &o, 2e-6);
             let saved = Saved {
                 q: &q,
@@ -86,6 +98,7 @@ fn attention_and_its_gradients_match_f64() {
                 v: &v,
                 o: &got,
                 lse: &lse,
+                bias,
             };
             let got = attention::backward(isa, &shape, &saved, &dy);
             for (which, (got, wanted)) in ["q", "k", "v"].iter().zip(got.iter().zip(&wanted)) {
