@@ -1,5 +1,6 @@
 //! What we rely on in burn, and our operations through its tensors and its autodiff.
 
+mod differences;
 mod laws;
 mod mixes;
 mod products;
