@@ -56,9 +56,6 @@ pub(in super::super) struct Micro<'a> {
     pub(in super::super) next: *const f32,
 }
 
-/// Steps before the end of a sum at which the result is fetched.
-const AHEAD: usize = 32;
-
 /// Multiplies.
 ///
 /// # Safety
@@ -125,21 +122,7 @@ unsafe fn tile<S: Simd, P: Product, const M: usize, const N: usize>(
     let mut sums = [[s.splat(0.0); N]; M];
     let step = share.div_ceil(depth);
     let (mut a, mut b) = (block.a.as_ptr(), micro.b.as_ptr());
-    // The result's lines are asked for some steps before they are needed.
-    let last = match block.start {
-        Start::Output => AHEAD.min(depth),
-        _ => 0,
-    };
-    for k in 0..depth {
-        if k + last == depth {
-            for m in 0..M {
-                let c = block.c.wrapping_add(m * c_stride);
-                for n in 0..N {
-                    s.prefetch_near(c.wrapping_add(n * S::LANES));
-                }
-                s.prefetch_near(c.wrapping_add(columns - 1));
-            }
-        }
+    for _ in 0..depth {
         s.prefetch(next);
         next = next.wrapping_add(step);
         // SAFETY: the lengths were just checked.

@@ -117,11 +117,6 @@ pub(crate) trait Simd: Copy {
     fn prefetch(self, p: *const f32) {
         let _ = p;
     }
-    /// As [`Self::prefetch`], in the first-level cache.
-    #[inline(always)]
-    fn prefetch_near(self, p: *const f32) {
-        let _ = p;
-    }
 
     /// The same value in every lane.
     fn splat(self, x: f32) -> Self::V;

@@ -177,10 +177,6 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         pure!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
     }
     #[inline(always)]
-    fn prefetch_near(self, p: *const f32) {
-        pure!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
-    }
-    #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         pure!(_mm512_set1_ps(x))
     }
@@ -429,10 +425,6 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn prefetch(self, p: *const f32) {
         pure!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
-    }
-    #[inline(always)]
-    fn prefetch_near(self, p: *const f32) {
-        pure!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
     }
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
