@@ -29,17 +29,14 @@ fn restore(root: &Path, prior: &Path, more: &[&str]) -> (Vec<u8>, String) {
 }
 
 fn export(prior: &Path, layout: &str, out: &Path) {
-    let args = [
-        "export",
-        "--merged",
-        "--layout",
-        layout,
-        "--prior",
-        text(prior),
-        "-o",
-        text(out),
-    ];
-    works(&args);
+    works(&export_args(prior, layout, out));
+}
+
+fn export_args<'a>(prior: &'a Path, layout: &'a str, out: &'a Path) -> [&'a str; 8] {
+    let (prior, out) = (text(prior), text(out));
+    [
+        "export", "--merged", "--layout", layout, "--prior", prior, "-o", out,
+    ]
 }
 
 /// Every part of the folder is read from the file, tensor by tensor.
@@ -73,16 +70,7 @@ fn sdxl_is_restored_with_from_one_file() {
         root.join("models/checkpoints/tiny.safetensors"),
     );
     sdxl(&prior);
-    let line = refuses(&[
-        "export",
-        "--merged",
-        "--layout",
-        "single-file",
-        "--prior",
-        text(&prior),
-        "-o",
-        text(&file),
-    ]);
+    let line = refuses(&export_args(&prior, "single-file", &file));
     assert!(line.contains("tokenizer is not CLIP's own"), "{line}");
     with_clips_vocabulary(&prior);
     sdxl_adapter(&prior, &adapter);
@@ -152,16 +140,7 @@ fn sd3_is_restored_with_from_one_file() {
     let (prior, file) = (root.join("prior"), root.join("tiny.safetensors"));
     sd3(&prior);
     with_clips_vocabulary(&prior);
-    let line = refuses(&[
-        "export",
-        "--merged",
-        "--layout",
-        "single-file",
-        "--prior",
-        text(&prior),
-        "-o",
-        text(&file),
-    ]);
+    let line = refuses(&export_args(&prior, "single-file", &file));
     assert!(
         line.contains("text_projection.weight is not the unit matrix"),
         "{line}"
