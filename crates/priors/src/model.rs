@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::{
     Error,
     any::{AnyPrior, Architecture},
-    clip::ClipText,
+    clip::{ClipConfig, ClipText},
     folder::{ENCODER_FILE, Folder, NETWORK_FILE},
     scheduler::SchedulerConfig,
     t5::T5Encoder,
@@ -97,7 +97,7 @@ impl PriorModel {
         let clip = |suffix| open_clip(folder, suffix, precision, device);
         let both = || Ok::<_, Error>(Box::new([clip("")?, clip("_2")?]));
         Ok(match network {
-            AnyPrior::Unet(unet) if unet.config().addition_embed_type.is_none() => {
+            _ if Self::has_single_text_encoder(folder, network)? => {
                 TextEncoders::Single(Box::new(clip("")?))
             }
             AnyPrior::Unet(_) => TextEncoders::Sdxl {
@@ -116,6 +116,25 @@ impl PriorModel {
                 }
             }
         })
+    }
+
+    /// Whether `network` listens to one CLIP alone: a U-Net without pooled text, or a transformer whose pooled text is
+    /// as wide as the one CLIP that its folder holds.
+    ///
+    /// # Errors
+    /// An unsupported text encoder.
+    pub fn has_single_text_encoder(folder: &Folder, network: &AnyPrior) -> Result<bool, Error> {
+        let file = "text_encoder/config.json";
+        match network {
+            AnyPrior::Unet(unet) => Ok(unet.config().addition_embed_type.is_none()),
+            AnyPrior::MmDit(_) if folder.has("text_encoder_2/config.json") || !folder.has(file) => {
+                Ok(false)
+            }
+            AnyPrior::MmDit(mmdit) => {
+                let clip = ClipConfig::from_json(&folder.json(file)?, &folder.path(file))?;
+                Ok(clip.pooled_width() == mmdit.config().pooled_projection_dim)
+            }
+        }
     }
 
     /// Reads the noise schedule.
@@ -173,7 +192,7 @@ impl PriorModel {
                 pairs.push((
                     "pooled text and the text encoders",
                     mmdit.pooled_projection_dim,
-                    pooled(0) + pooled(1),
+                    (0..configs.len()).map(pooled).sum(),
                 ));
                 let d = mmdit.joint_attention_dim;
                 let widest = match text {

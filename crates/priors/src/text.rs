@@ -1,7 +1,7 @@
 //! From a prompt to what a prior is told: its text encoders, each with its tokenizer.
 //!
 //! ```text
-//! single   text = CLIP's final norm
+//! single   text = CLIP's final norm                   pooled = its end token's, where the prior takes one
 //! SDXL     text = [L, G]                             pooled = G's projection
 //! SD3      text = [[L, G, 0], T5] along the tokens   pooled = [L's projection, G's projection]
 //! ```
@@ -9,7 +9,7 @@
 //! `L` and `G` are CLIP's states before the last layer, side by side; without T5 its tokens are zero. A prompt
 //! longer than CLIP's 75 words is encoded in pieces whose tokens follow each other; the pooled vector is that of
 //! the first piece, and T5 reads 256 tokens. Null text is zero for SDXL (`force_zeros_for_empty_prompt`) and the
-//! encoded empty string for the others.
+//! encoded empty string for the others. A transformer may listen to a single CLIP as well: mini's does.
 //!
 //! Source: `encode_prompt` of diffusers' pipelines, for prompts of one piece.
 
@@ -55,7 +55,7 @@ pub enum Null {
 /// The text encoders of a prior.
 #[derive(Clone, Debug)]
 pub enum TextEncoders {
-    /// One CLIP (Stable Diffusion 1, mini).
+    /// One CLIP (mini).
     Single(Box<Clip>),
     /// SDXL's CLIP-L and bigG.
     Sdxl {
@@ -194,7 +194,11 @@ impl TextEncoders {
     /// One prompt's encoding in at least `pieces` pieces; what the user should know is added to `notes`.
     pub fn encode(&self, prompt: &str, pieces: usize, notes: &mut Vec<String>) -> Encoding {
         let (text, pooled) = match self {
-            Self::Single(clip) => (in_a_row(clip.encode(prompt, pieces).last), None),
+            Self::Single(clip) => {
+                let encoded = clip.encode(prompt, pieces);
+                let pooled = encoded.pooled.narrow(0, 0, 1);
+                (in_a_row(encoded.last), Some(pooled))
+            }
             Self::Sdxl { clips, null } => {
                 let (text, [_, pooled]) = both(clips, prompt, pieces);
                 if prompt.is_empty() && *null == Null::Zero {

@@ -84,6 +84,76 @@ fn every_stage_trains_and_the_result_restores() {
     );
 }
 
+/// Makes the toy model's network a transformer that listens to its one text encoder.
+fn transformer(model: &Path) {
+    std::fs::remove_dir_all(model.join("unet")).expect("removes");
+    let folder = model.join("transformer");
+    std::fs::create_dir(&folder).expect("makes the folder");
+    let json = serde_json::json!({
+        "_class_name": "SD3Transformer2DModel", "in_channels": 4, "out_channels": 4, "patch_size": 2, "num_layers": 2,
+        "attention_head_dim": 8, "num_attention_heads": 2, "joint_attention_dim": 16, "caption_projection_dim": 16,
+        "pooled_projection_dim": 16, "pos_embed_max_size": 8, "qk_norm": "rms_norm"
+    });
+    std::fs::write(folder.join("config.json"), json.to_string()).expect("writes");
+}
+
+#[test]
+fn a_transformer_trains_with_its_text_encoder_over_another_models_autoencoder() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    photos(at);
+    let model = model(at);
+    let vae = config(at, "vae", "vae", &model, 3, "");
+    works(&["train", text(&vae)]);
+    transformer(&model);
+    let adapter = "_class_name = \"DitRestorationAdapter\"\nafter = [0, 1]\nwidth = 16\n";
+    let with = |path: &Path, more: &str| {
+        let toml = std::fs::read_to_string(path).expect("written");
+        let (start, _) = toml.split_once("[adapter]").expect("a section");
+        let toml = format!("{more}\n{start}[adapter]\n{adapter}");
+        std::fs::write(path, toml).expect("writes");
+    };
+    let joint = config(at, "joint", "joint", &model, 3, "");
+    with(&joint, "");
+    assert!(refuses(&["train", text(&joint)]).contains("vae"));
+    let joint = config(at, "joint", "joint", &model, 3, "");
+    with(&joint, "vae_model = \"vae/prior/vae\"");
+    works(&["train", text(&joint)]);
+    let vae_file = "prior/vae/diffusion_pytorch_model.safetensors";
+    assert_eq!(weights(at, "vae", vae_file), weights(at, "joint", vae_file));
+    let (input, out) = (
+        save(at, "in.png", &picture(40, 24)),
+        at.join("out.png"),
+    );
+    works(&[
+        "restore",
+        text(&input),
+        "-o",
+        text(&out),
+        "--prior",
+        text(&at.join("joint/prior")),
+        "--adapter",
+        text(&at.join("joint/adapter")),
+        "--steps",
+        "2",
+        "--tile",
+        "64",
+    ]);
+    assert!(out.is_file());
+    // A further leg starts from what the first has made; the network must be one that listens to a single encoder.
+    let next = config(at, "next", "joint", &at.join("joint/prior"), 1, "");
+    with(&next, "adapter_model = \"joint/adapter\"");
+    let toml = std::fs::read_to_string(&next).expect("written");
+    std::fs::write(&next, toml.replace("\"fresh\"", "\"model\"")).expect("writes");
+    works(&["train", text(&next)]);
+    let config_file = at.join("joint/prior/text_encoder/config.json");
+    let json = std::fs::read_to_string(&config_file).expect("written");
+    let other = json.replace("\"hidden_size\": 16", "\"hidden_size\": 8");
+    assert_ne!(json, other);
+    std::fs::write(&config_file, other).expect("writes");
+    assert!(refuses(&["train", text(&next)]).contains("single text encoder"));
+}
+
 #[test]
 fn three_steps_give_the_same_bytes_at_one_and_two_threads() {
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -45,6 +45,13 @@ pub struct TrainConfig {
     /// Folder of the model: diffusers layout, with every `config.json` of what the stage needs. Where the model is frozen
     /// (stages `adapter` and `encoder`) also a safetensors checkpoint.
     pub model: PathBuf,
+    /// The autoencoder in place of the model's own (all stages but `vae`): its folder, or a safetensors file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vae_model: Option<PathBuf>,
+    /// Text encoders in place of the model's own (stage `adapter`): folders, or safetensors files; which each is, is
+    /// seen from its width.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub text_encoder_models: Vec<PathBuf>,
     /// Folder of an adapter to go on from.
     pub adapter_model: Option<PathBuf>,
     /// Folder of an adapter whose degradation-robust encoder makes the low-quality latents (stages `joint` and
@@ -255,10 +262,12 @@ impl TrainConfig {
         }
         let others = [
             &mut config.data.validation,
+            &mut config.vae_model,
             &mut config.adapter_model,
             &mut config.encoder_model,
         ];
-        for file in others.into_iter().flatten() {
+        let texts = config.text_encoder_models.iter_mut();
+        for file in others.into_iter().flatten().chain(texts) {
             *file = base.join(&*file);
         }
         config.check(path)?;
@@ -350,6 +359,14 @@ impl TrainConfig {
             (
                 self.lora.is_some() && self.stage != Stage::Adapter,
                 "only stage \"adapter\" trains LoRA: leave the section [lora] out",
+            ),
+            (
+                self.vae_model.is_some() && self.stage == Stage::Vae,
+                "this stage trains the autoencoder of `model`: leave vae_model out",
+            ),
+            (
+                !self.text_encoder_models.is_empty() && self.stage != Stage::Adapter,
+                "only stage \"adapter\" reads frozen text encoders: leave text_encoder_models out",
             ),
             (
                 self.data.cache_text && trains_text,

@@ -17,11 +17,11 @@ use crate::{
     folder::OutFolder,
     guard::Action,
     lent::Lent,
-    objective::{Denoise, Encoder, Objective, Said, Vae},
+    objective::{Denoise, Encoder, Objective, Said, Vae, folder_of},
     origin::Origin,
     ranks::{Ranks, Share, agree, any},
     report, self_test,
-    start::copy_rest,
+    start::{copy_rest, write_part},
     step::{averages, fresh, shapes_of, step},
     validate::{Scores, Validation},
 };
@@ -232,7 +232,11 @@ pub fn run(
     })?;
     // A frozen prior stays where it is.
     if !matches!(config.stage, Stage::Adapter | Stage::Encoder) {
-        copy_rest(&config.model, &config.out.join("prior"))?;
+        let prior = config.out.join("prior");
+        if config.vae_model.is_some() {
+            write_part(&folder_of(config)?, "vae", &prior)?;
+        }
+        copy_rest(&config.model, &prior)?;
     }
     let mut record = serde_json::json!({
         "stage": config.stage,

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use priors::{
     folder::Folder,
-    weights::{Values, View, Weights},
+    weights::{Metadata, Values, View, Weights, save_safetensors, write_atomically},
 };
 
 use crate::{Error, config::Start};
@@ -99,6 +99,19 @@ fn overlay(values: &mut Values, prefix: &str, view: &View, take: Take) -> Result
     }
 }
 
+/// Writes the part of `folder` that `part` names below `out`, in single precision, which holds every type exactly.
+pub(crate) fn write_part(folder: &Folder, part: &str, out: &Path) -> Result<(), Error> {
+    let stored = folder.stored(part)?;
+    let names = stored.shapes().keys();
+    let values = names
+        .map(|name| Ok((name.clone(), stored.tensor(name)?.convert::<f32>())))
+        .collect::<Result<Values, Error>>()?;
+    let file = out.join(Folder::weights_file(part));
+    save_safetensors(&file, &values, DType::F32, &Metadata::new())?;
+    let config = format!("{part}/config.json");
+    Ok(write_atomically(&out.join(&config), &folder.read(&config)?)?)
+}
+
 /// Copies the files of a prior's folder that `out` does not have yet, so that `out` is whole.
 pub(crate) fn copy_rest(folder: &Path, out: &Path) -> Result<(), Error> {
     let mut open = vec![folder.to_owned()];
@@ -110,7 +123,7 @@ pub(crate) fn copy_rest(folder: &Path, out: &Path) -> Result<(), Error> {
                 open.push(path);
             } else if !to.exists() {
                 let bytes = std::fs::read(&path).map_err(|source| Error::io(&path, source))?;
-                priors::weights::write_atomically(&to, &bytes)?;
+                write_atomically(&to, &bytes)?;
             }
         }
     }

@@ -73,7 +73,13 @@ impl Networks {
     pub fn conditioning(&self, text: &Text) -> Conditioning {
         match (text, &self.text_encoder) {
             (Text::Encoded(conditioning), _) => conditioning.clone(),
-            (Text::Ids(ids), Some(encoder)) => Conditioning::of_text(encoder.forward(ids).last),
+            (Text::Ids(ids), Some(encoder)) => {
+                let encoded = encoder.forward(ids);
+                Conditioning {
+                    pooled: Some(encoded.pooled),
+                    ..Conditioning::of_text(encoded.last)
+                }
+            }
             (Text::Ids(_), None) => unreachable!("ids come with a text encoder"),
         }
     }
@@ -165,16 +171,20 @@ impl Walk<'_> {
             }
         }
 
-        let mut state = Leaves::default();
+        let enters = self.enters();
+        let (mut state, mut context) = (Leaves::default(), Leaves::default());
         flow.visit_state(&mut state);
+        // A transformer's last norm listens to the embedding.
+        if enters == Enters::Trained {
+            flow.visit_context(&mut context);
+        }
         let loss = loss(self.taped.prior.leave(flow));
         let mut tape = loss.backward();
         let mut d_state = state.gradients(&mut tape);
+        let mut d_context = context.gradients(&mut tape);
         self.collect(&mut tape);
 
-        let enters = self.enters();
         let lowest = (0..pieces).find(|&piece| cut(piece) < cut(piece + 1));
-        let mut d_context = Grads::new();
         for piece in (0..pieces).rev() {
             let flow = entering.pop().expect("one for each piece");
             let segments = cut(piece)..cut(piece + 1);

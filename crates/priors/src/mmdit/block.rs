@@ -18,13 +18,13 @@ use super::{
 use crate::{
     Error,
     nn::{Bias, Linear, Tap},
-    weights::Weights,
+    weights::{Init, Weights},
 };
 
 /// Epsilon of the layer norms, which have no weights of their own.
 const EPS: f64 = 1e-6;
 
-/// `Linear(SiLU(emb))` in `N` parts of width `d`.
+/// `Linear(SiLU(emb))` in `N` parts of width `d`; a new one is zero (Peebles and Xie, 2212.09748): its block passes its input on.
 #[derive(Clone, Debug)]
 pub(super) struct Modulation<const N: usize> {
     linear: Linear,
@@ -32,7 +32,7 @@ pub(super) struct Modulation<const N: usize> {
 
 impl<const N: usize> Modulation<N> {
     pub(super) fn new(w: &Weights, d: usize) -> Result<Self, Error> {
-        let linear = Linear::new(&w.at("linear"), d, N * d, Bias::With)?;
+        let linear = Linear::with_init(&w.at("linear"), d, N * d, Bias::With, Init::Zeros)?;
         Ok(Self { linear })
     }
 

@@ -26,7 +26,7 @@ use std::{
 use burn::tensor::{DType, Device, Tensor};
 use pixels::Image;
 use priors::{
-    any::{AnyPrior, Architecture},
+    any::AnyPrior,
     clip::ClipText,
     flow::Prior,
     folder::{ENCODER_FILE, Folder, NETWORK_FILE},
@@ -70,7 +70,7 @@ use crate::{
 /// Pictures the pixel metric is measured on.
 const METRIC_SAMPLES: usize = 8;
 
-/// Trains `unet/` and `text_encoder/`, the adapter, or both.
+/// Trains the network (`unet/` or `transformer/`) and `text_encoder/`, the adapter, or both.
 #[derive(Debug)]
 pub struct Denoise {
     config: TrainConfig,
@@ -181,7 +181,8 @@ impl Denoise {
             Encoders::Trained { json, .. } => {
                 let path = self.folder.path("text_encoder/config.json");
                 let encoder = ClipText::from_json(json, &path, &w.at("text_encoder"))?;
-                (self.prior.rebuilt(&w.at("unet"))?, Some(encoder))
+                let network = self.prior.rebuilt(&w.at(self.prior.kind().folder()))?;
+                (network, Some(encoder))
             }
             _ => (self.prior.clone(), None),
         };
@@ -236,10 +237,11 @@ impl Objective for Denoise {
         let folder = &self.folder;
         let mut stored = vec![];
         if let Encoders::Trained { .. } = self.encoders {
+            let network = self.prior.kind().folder();
             stored.push(Stored {
-                prefix: "unet",
+                prefix: network,
                 folder,
-                file: format!("unet/{NETWORK_FILE}"),
+                file: format!("{network}/{NETWORK_FILE}"),
                 take: Take::All,
             });
             stored.push(Stored {
@@ -370,9 +372,10 @@ impl Objective for Denoise {
     fn save(&self, values: &Values, _samples: &[Sample], folder: &Path) -> Result<(), Error> {
         let metadata = Metadata::new();
         if let Encoders::Trained { json, .. } = &self.encoders {
-            let network = self.folder.json("unet/config.json")?;
+            let kind = self.prior.kind().folder();
+            let network = self.folder.json(&format!("{kind}/config.json"))?;
             for (part, file, config) in [
-                (Architecture::Unet.folder(), NETWORK_FILE, &network),
+                (kind, NETWORK_FILE, &network),
                 ("text_encoder", ENCODER_FILE, json),
             ] {
                 let to = folder.join("prior").join(part);

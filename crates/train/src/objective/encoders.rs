@@ -8,6 +8,7 @@ use std::{
 use priors::{
     any::AnyPrior,
     folder::Folder,
+    model::PriorModel,
     text::{Encoding, TextEncoders},
     tokenizer::{ClipTokenizer, learn},
     weights::write_atomically,
@@ -58,12 +59,8 @@ impl Encoders {
         folder: &Folder,
         prior: &AnyPrior,
     ) -> Result<Self, Error> {
-        let single = match prior {
-            AnyPrior::Unet(unet) => unet.config().addition_embed_type.is_none(),
-            AnyPrior::MmDit(_) => false,
-        };
-        if !single {
-            let what = "this stage trains U-Nets with a single text encoder; use stage = \"adapter\" with this prior";
+        if !PriorModel::has_single_text_encoder(folder, prior)? {
+            let what = "this stage trains priors with a single text encoder; use stage = \"adapter\" with this prior";
             return Err(Error::Input(what.into()));
         }
         let json = folder.json("text_encoder/config.json")?;

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Device};
 use priors::{
     any::{AnyPrior, Architecture},
-    folder::{Folder, NETWORK_FILE},
+    folder::{Folder, Given, NETWORK_FILE},
     weights::{Precision, Weights},
 };
 
@@ -31,17 +31,22 @@ impl Fixed {
     }
 }
 
-/// The folder of the model. One that stays as it is may be a checkpoint; of a folder the encoder's stage needs `vae/` alone.
+/// The folder of the model, with the parts that are named in place of its own. One that stays as it is may be a checkpoint; of
+/// a folder the encoder's stage needs `vae/` alone.
 pub(crate) fn folder_of(config: &TrainConfig) -> Result<Folder, Error> {
     let open = match config.stage {
         Stage::Adapter => true,
         Stage::Encoder => !config.model.join("vae/config.json").is_file(),
         Stage::Vae | Stage::Prior | Stage::Joint => false,
     };
+    let given = Given {
+        vae: config.vae_model.clone(),
+        text_encoders: config.text_encoder_models.clone(),
+    };
     Ok(if open {
-        Folder::open(&config.model)?
+        Folder::open_with(&config.model, &given)?
     } else {
-        Folder::Disk(config.model.clone())
+        Folder::Disk(config.model.clone()).with_parts(&given)?
     })
 }
 
