@@ -35,7 +35,7 @@ pub use conv::{Padding, conv2d};
 pub use fast::isa::ignored_settings;
 #[doc(hidden)]
 pub use fast::peak::{fma_loop, fma_loop_flops};
-pub use linear::linear;
+pub use linear::{LowRank, linear, linear_low_rank};
 pub use mapped::map_file;
 pub use norm::{Activation, group_norm, layer_norm, layer_norm_adaptive, rms_norm};
 pub use plain::with_plain_operations;

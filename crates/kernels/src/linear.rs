@@ -2,7 +2,25 @@
 
 use burn::tensor::{DType, FloatDType, Tensor};
 
-use crate::{extension, fast::linear::LinearShape, products};
+use crate::{
+    Products,
+    extension::{self, LowRankShape},
+    fast::linear::LinearShape,
+    products,
+};
+
+/// A low-rank update of a linear map's weight, `scale B A`.
+///
+/// Source: Hu et al., LoRA (2106.09685).
+#[derive(Clone, Debug)]
+pub struct LowRank {
+    /// The narrow factor, `[rank, d_in]`.
+    pub a: Tensor<2>,
+    /// The wide factor, `[d_out, rank]`.
+    pub b: Tensor<2>,
+    /// The update is multiplied with it.
+    pub scale: f64,
+}
 
 /// Maps the last axis of `x` `[.., d_in]` through `weight` `[d_out, d_in]` and adds `bias` `[d_out]`.
 ///
@@ -44,6 +62,60 @@ pub fn linear<const D: usize>(
     let mut shape = dims;
     shape[D - 1] = out;
     y.reshape(shape)
+}
+
+/// As [`linear`], with `weight + scale B A` in place of the weight, in one pass over the result where the types allow.
+pub fn linear_low_rank<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    update: LowRank,
+) -> Tensor<D> {
+    let LowRank { a, b, scale } = update;
+    let ([d_out, d_in], [rank, _]) = (weight.dims(), a.dims());
+    assert_eq!(
+        (a.dims(), b.dims()),
+        ([rank, d_in], [d_out, rank]),
+        "linear_low_rank: the factors of a weight {d_out}x{d_in}"
+    );
+    let dims = x.dims();
+    let wide = products::of(weight.dtype());
+    let as_one = extension::is_fast(&x)
+        && [&weight, &a, &b]
+            .iter()
+            .all(|w| extension::is_weight(w.dtype()))
+        && wide == products::of(b.dtype())
+        && wide != Products::F16;
+    if !as_one {
+        let y = linear(x.clone(), weight, bias);
+        // Scaled where it is narrow: a pass over the wide result costs more than both products.
+        let mut low = linear(x, a, None);
+        if scale != 1.0 {
+            low = low * scale;
+        }
+        let (term, shape) = (linear(low, b, None), y.dims());
+        let flat = [1, 1, 1, shape.iter().product()];
+        return crate::add(y.reshape(flat), term.reshape(flat)).reshape(shape);
+    }
+    assert_eq!(dims[D - 1], d_in, "linear_low_rank: the input's last axis");
+    crate::refuse_empty("linear_low_rank", &dims);
+    let rows = dims[..D - 1].iter().product::<usize>();
+    let bias = bias.map(|bias| like(bias, x.dtype()));
+    let map = LinearShape {
+        n: rows,
+        d_in,
+        d_out,
+        products: wide,
+    };
+    let shape = LowRankShape {
+        map,
+        rank,
+        products: products::of(a.dtype()),
+        scale: scale as f32,
+    };
+    let mut dims = dims;
+    dims[D - 1] = d_out;
+    extension::linear_low_rank(x.reshape([rows, d_in]), weight, bias, [a, b], shape).reshape(dims)
 }
 
 /// `tensor` in `dtype`, unchanged when it already is.

@@ -121,10 +121,7 @@ fn a_transformer_trains_with_its_text_encoder_over_another_models_autoencoder() 
     works(&["train", text(&joint)]);
     let vae_file = "prior/vae/diffusion_pytorch_model.safetensors";
     assert_eq!(weights(at, "vae", vae_file), weights(at, "joint", vae_file));
-    let (input, out) = (
-        save(at, "in.png", &picture(40, 24)),
-        at.join("out.png"),
-    );
+    let (input, out) = (save(at, "in.png", &picture(40, 24)), at.join("out.png"));
     works(&[
         "restore",
         text(&input),

@@ -20,7 +20,7 @@ use priors::{
     flow::{Conditioning, Prior},
     folder::Folder,
     model::PriorModel,
-    nn::Bare,
+    nn::{Bare, Tap},
     weights::{Init, Metadata, Precision, SafetensorsFile, Values, Weights, save_safetensors},
 };
 use restore::{
@@ -142,7 +142,8 @@ fn main() -> Result<()> {
     let started = Instant::now();
     let lq = adapter.lq_features(&prior, &inputs.lq);
     let lq_s = started.elapsed().as_secs_f64();
-    let mut adapted = || {
+    // Of the adapter so much, and this tap.
+    let run = |scale: f64, tap: &dyn Tap| {
         let Inputs {
             sample,
             t,
@@ -150,14 +151,30 @@ fn main() -> Result<()> {
             ..
         } = &inputs;
         let flow = prior.enter(sample.clone(), t.clone(), conditioning);
-        drop(adapter.forward(&prior, flow, &lq, &Scale::All(1.0), &lora));
+        drop(adapter.forward(&prior, flow, &lq, &Scale::All(scale), tap));
     };
-    let pairs = (0..args.repeat).map(|_| (timed(&mut step), timed(&mut adapted)));
-    let (bare, adapted): (Vec<f64>, Vec<f64>) = pairs.unzip();
-    println!(
-        "{}",
-        json!({"bare_s": bare, "adapted_s": adapted, "lq_features_s": lq_s, "peak_bytes": peak_bytes()})
-    );
+    let variants: [(&str, f64, &dyn Tap); 4] = [
+        ("bare_s", 0.0, &Bare),
+        ("lora_s", 0.0, &lora),
+        ("adapter_s", 1.0, &Bare),
+        ("adapted_s", 1.0, &lora),
+    ];
+    run(1.0, &lora);
+    let mut said = json!({"lq_features_s": lq_s});
+    for (name, ..) in variants {
+        said[name] = json!([]);
+    }
+    for _ in 0..args.repeat {
+        for (name, scale, tap) in variants {
+            let seconds = timed(&mut || run(scale, tap));
+            said[name]
+                .as_array_mut()
+                .expect("as above")
+                .push(json!(seconds));
+        }
+    }
+    said["peak_bytes"] = json!(peak_bytes());
+    println!("{said}");
     Ok(())
 }
 

@@ -109,7 +109,10 @@ pub(crate) fn write_part(folder: &Folder, part: &str, out: &Path) -> Result<(), 
     let file = out.join(Folder::weights_file(part));
     save_safetensors(&file, &values, DType::F32, &Metadata::new())?;
     let config = format!("{part}/config.json");
-    Ok(write_atomically(&out.join(&config), &folder.read(&config)?)?)
+    Ok(write_atomically(
+        &out.join(&config),
+        &folder.read(&config)?,
+    )?)
 }
 
 /// Copies the files of a prior's folder that `out` does not have yet, so that `out` is whole.

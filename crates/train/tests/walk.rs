@@ -307,7 +307,10 @@ fn gradients_piece_by_piece_are_those_of_the_whole_tape() {
 fn only_adapter_and_lora_get_gradients_over_a_frozen_prior() {
     let _alone = ALONE.lock();
     let unet = Setup::new(What::Adapter, BlockKind::D3, unet_json(1, [8, 16, 24]));
-    for (lora, setup) in [("lora.unet.", unet), ("lora.transformer.", Setup::dit(What::Adapter))] {
+    for (lora, setup) in [
+        ("lora.unet.", unet),
+        ("lora.transformer.", Setup::dit(What::Adapter)),
+    ] {
         let (_, gradients) = setup.gradients(&setup.values(), Gradient::Cut(8), 8);
         let known =
             |name: &String| name.starts_with("restoration_adapter.") || name.starts_with(lora);

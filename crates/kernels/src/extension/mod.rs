@@ -8,6 +8,7 @@ mod attention;
 mod conv;
 mod enlarge;
 mod linear;
+mod low_rank;
 mod narrow;
 mod norm;
 mod pointwise;
@@ -31,6 +32,8 @@ use crate::{
     plain,
 };
 
+pub(crate) use low_rank::LowRankShape;
+
 /// The operations with a fast path.
 #[backend_extension(Flex, Autodiff)]
 pub(crate) trait KernelOps: Backend {
@@ -47,6 +50,15 @@ pub(crate) trait KernelOps: Backend {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         shape: LinearShape,
+    ) -> FloatTensor<Self>;
+    /// Linear map of rows, with a bias and a low-rank update.
+    fn kernel_linear_low_rank(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        shape: LowRankShape,
     ) -> FloatTensor<Self>;
     /// Attention.
     fn kernel_attention(
@@ -136,6 +148,21 @@ pub(crate) fn linear(
     let bias = bias_or_zeros(bias, &x, shape.d_out).into_dispatch();
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(Dispatch::kernel_linear(x, weight, bias, shape))
+}
+
+/// [`KernelOps::kernel_linear_low_rank`] on tensors; `x` `[n, d_in]`, `a` `[rank, d_in]`, `b` `[d_out, rank]`.
+pub(crate) fn linear_low_rank(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    [a, b]: [Tensor<2>; 2],
+    shape: LowRankShape,
+) -> Tensor<2> {
+    let bias = bias_or_zeros(bias, &x, shape.map.d_out).into_dispatch();
+    let [x, weight, a, b] = [x, weight, a, b].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(Dispatch::kernel_linear_low_rank(
+        x, weight, bias, a, b, shape,
+    ))
 }
 
 /// [`KernelOps::kernel_attention`] on tensors.
@@ -294,6 +321,18 @@ impl KernelOps for Flex {
         linear::run(&packed(x), &packed(weight), &packed(bias), &shape)
     }
 
+    fn kernel_linear_low_rank(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        a: FlexTensor,
+        b: FlexTensor,
+        shape: LowRankShape,
+    ) -> FlexTensor {
+        let [x, weight, bias, a, b] = [x, weight, bias, a, b].map(packed);
+        low_rank::run(&x, [&weight, &bias], [&a, &b], &shape).0
+    }
+
     fn kernel_attention(
         q: FlexTensor,
         k: FlexTensor,
@@ -341,7 +380,7 @@ impl KernelOps for Flex {
     }
 
     fn kernel_add(x: FlexTensor, y: FlexTensor) -> FlexTensor {
-        add::run(&packed(x), &packed(y))
+        add::run(packed(x), packed(y))
     }
 
     fn kernel_shift(x: FlexTensor, shift: FlexTensor) -> FlexTensor {
@@ -370,6 +409,17 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         shape: LinearShape,
     ) -> FloatTensor<Self> {
         linear::taped::<C>(x, weight, bias, shape)
+    }
+
+    fn kernel_linear_low_rank(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        shape: LowRankShape,
+    ) -> FloatTensor<Self> {
+        low_rank::taped::<C>(x, [weight, bias], [a, b], shape)
     }
 
     fn kernel_attention(

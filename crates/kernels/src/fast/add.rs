@@ -34,6 +34,22 @@ pub(crate) fn add(isa: Isa, x: &[f32], y: &[f32]) -> Vec<f32> {
     sum
 }
 
+/// `x + y` in place of `x`: the same values.
+pub(crate) fn add_to(isa: Isa, x: &mut [f32], y: &[f32]) {
+    struct AddTo<'a>(&'a mut [f32], &'a [f32]);
+    impl Job for AddTo<'_> {
+        type Out = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, _: S) {
+            self.0.iter_mut().zip(self.1).for_each(|(x, y)| *x += y);
+        }
+    }
+    assert_eq!(x.len(), y.len());
+    x.par_chunks_mut(CHUNK)
+        .zip(y.par_chunks(CHUNK))
+        .for_each(|(x, y)| dispatch(isa, AddTo(x, y)));
+}
+
 /// `x + shift`, for `x` `[planes, plane]` and `shift` `[planes]`.
 pub(crate) fn shift(isa: Isa, x: &[f32], shift: &[f32]) -> Vec<f32> {
     struct Shift<'a>(usize, &'a [f32], &'a [f32], &'a mut [f32]);

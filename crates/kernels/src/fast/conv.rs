@@ -93,6 +93,7 @@ fn pointwise(
             k_stride: n,
         },
         batch: shape.batch,
+        more: None,
         bias: bias.map_or(Bias::None, Bias::Rows),
         products: shape.products,
     };

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{
     dot::{self, Dot, Order},
-    gemm::{self, Bias, Gemm, Operand},
+    gemm::{self, Bias, Gemm, More, Operand},
     isa::Isa,
     pairs::Products,
     shared::unwritten,
@@ -64,6 +64,7 @@ pub(crate) fn forward(
             a: rows(Stored::F32(x), d_in),
             b: rows(weight, d_in),
             batch: 1,
+            more: None,
             bias: bias.map_or(Bias::None, Bias::Columns),
             products,
         };
@@ -82,6 +83,60 @@ pub(crate) fn forward(
         to.copy_from_slice(&x[row * d_in + k0..][..to.len()])
     };
     dot::run(isa, &operands, &fill, &mut y);
+    y
+}
+
+/// A low-rank update's part in a product: `low` `[rows, rank]` times `factor`, of another layout each time.
+fn more<'a>(low: &'a [f32], rank: usize, factor: Operand<'a>) -> Option<More<'a>> {
+    Some(More {
+        k: rank,
+        a: rows(Stored::F32(low), rank),
+        b: factor,
+    })
+}
+
+/// `y + low bT`, `[n, d_out]`, for `y` the linear map's and `low` `[n, rank]`, `b` `[d_out, rank]`.
+pub(crate) fn forward_low_rank(
+    isa: Isa,
+    shape: &LinearShape,
+    x: &[f32],
+    weight: Stored<'_>,
+    bias: Option<&[f32]>,
+    low: &[f32],
+    b: Stored<'_>,
+) -> Vec<f32> {
+    let LinearShape {
+        n,
+        d_in,
+        d_out,
+        products,
+    } = *shape;
+    let rank = b.len() / d_out;
+    assert_eq!((x.len(), low.len()), (n * d_in, n * rank));
+    if n > FEW {
+        // SAFETY: the product writes every value.
+        let mut y = unsafe { unwritten(n * d_out) };
+        let product = Gemm {
+            m: n,
+            n: d_out,
+            k: d_in,
+            a: rows(Stored::F32(x), d_in),
+            b: rows(weight, d_in),
+            batch: 1,
+            more: more(low, rank, rows(b, rank)),
+            bias: bias.map_or(Bias::None, Bias::Columns),
+            products,
+        };
+        gemm::run(isa, &product, &mut y);
+        return y;
+    }
+    let mut y = forward(isa, shape, x, weight, bias);
+    let update = LinearShape {
+        d_in: rank,
+        ..*shape
+    };
+    let term = forward(isa, &update, low, b, None);
+    y.iter_mut().zip(term).for_each(|(y, term)| *y += term);
     y
 }
 
@@ -110,6 +165,30 @@ pub(crate) fn input_grad(
     dy: &[f32],
     weight: Stored<'_>,
 ) -> Vec<f32> {
+    input_grad_with(isa, shape, dy, weight, None)
+}
+
+/// The gradient of `x`, `[n, d_in]`, where a low-rank update reads it too: `d_low` `[n, rank]`, `a` `[rank, d_in]`.
+pub(crate) fn input_grad_low_rank(
+    isa: Isa,
+    shape: &LinearShape,
+    dy: &[f32],
+    weight: Stored<'_>,
+    d_low: &[f32],
+    a: Stored<'_>,
+) -> Vec<f32> {
+    let rank = a.len() / shape.d_in;
+    let update = more(d_low, rank, columns(a, shape.d_in));
+    input_grad_with(isa, shape, dy, weight, update)
+}
+
+fn input_grad_with(
+    isa: Isa,
+    shape: &LinearShape,
+    dy: &[f32],
+    weight: Stored<'_>,
+    more: Option<More<'_>>,
+) -> Vec<f32> {
     let LinearShape {
         n,
         d_in,
@@ -125,6 +204,7 @@ pub(crate) fn input_grad(
         a: rows(Stored::F32(dy), d_out),
         b: columns(weight, d_in),
         batch: 1,
+        more,
         bias: Bias::None,
         products,
     };
@@ -149,6 +229,7 @@ pub(crate) fn weight_grad(isa: Isa, shape: &LinearShape, x: &[f32], dy: &[f32]) 
         a: columns(Stored::F32(dy), d_out),
         b: columns(Stored::F32(x), d_in),
         batch: 1,
+        more: None,
         bias: Bias::None,
         products,
     };

@@ -85,6 +85,15 @@ fn sums_and_their_gradients_match_burns_own() {
     assert_close("dx", gradient(&x1, &g1), gradient(&x2, &g2), 1e-6);
     assert_close("dy", gradient(&y1, &g1), gradient(&y2, &g2), 1e-6);
     assert_close("de", gradient(&e1, &g1), gradient(&e2, &g2), 1e-6);
+    // A sum is written over an operand that nothing else looks at.
+    let [x4, y4] = [&x, &y].map(|t| t.clone() * 1.0);
+    let kept = x4.clone();
+    let (sum, both) = (values(add(x4, y4.clone())), values(add(kept.clone(), y4)));
+    assert_eq!((sum, values(kept)), (both, values(x.clone())));
+    assert_eq!(
+        values(add(y.clone() * 1.0, x.clone())),
+        values(x.clone() + y.clone())
+    );
     // A constant operand, on either side.
     let leaf = x.clone().autodiff().require_grad();
     let g = add(y.clone(), leaf.clone()).sum().backward();

@@ -2,8 +2,8 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use kernels::{
-    Mask, attention, attention_biased, geglu, gelu, gelu_tanh, layer_norm, layer_norm_adaptive,
-    linear, quick_gelu, rms_norm, silu,
+    LowRank, Mask, attention, attention_biased, geglu, gelu, gelu_tanh, layer_norm,
+    layer_norm_adaptive, linear, linear_low_rank, quick_gelu, rms_norm, silu,
 };
 
 use super::{assert_close, random, values};
@@ -110,6 +110,41 @@ fn linear_matches_burns_own() {
                 linear(t[0].clone(), weight, Some(t[2].clone().reshape([d_out])))
             },
             &|t| t[0].clone().matmul(t[1].clone().swap_dims(2, 3)) + t[2].clone(),
+        );
+    }
+}
+
+#[test]
+fn a_low_rank_update_matches_burns_own() {
+    for (n, d_in, d_out, rank, scale) in [
+        (37, 48, 40, 4, 1.0),
+        (3, 20, 9, 2, 0.5),
+        (130, 33, 96, 32, -2.0),
+    ] {
+        let inputs = [
+            random([1, 1, n, d_in]),
+            random([1, 1, d_out, d_in]),
+            random([1, 1, 1, d_out]),
+            random([1, 1, rank, d_in]),
+            random([1, 1, d_out, rank]),
+        ];
+        let matrix = |t: &Tensor<4>| {
+            let [.., rows, columns] = t.dims();
+            t.clone().reshape([rows, columns])
+        };
+        same_operation(
+            &format!("linear {n} {d_in} {d_out} with an update of rank {rank}"),
+            &inputs,
+            &|t| {
+                let [weight, a, b] = [&t[1], &t[3], &t[4]].map(matrix);
+                let bias = Some(t[2].clone().reshape([d_out]));
+                linear_low_rank(t[0].clone(), weight, bias, LowRank { a, b, scale })
+            },
+            &|t| {
+                let y = t[0].clone().matmul(t[1].clone().swap_dims(2, 3)) + t[2].clone();
+                let low = t[0].clone().matmul(t[3].clone().swap_dims(2, 3));
+                y + low.matmul(t[4].clone().swap_dims(2, 3)) * scale
+            },
         );
     }
 }

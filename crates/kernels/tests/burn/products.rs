@@ -1,7 +1,7 @@
 //! Convolutions and linear maps: how their products are made, and weights in 16 bit.
 
 use burn::tensor::{DType, Device, FloatDType, Tensor, module, ops::ConvOptions};
-use kernels::{Padding, Products, conv2d, linear, with_products};
+use kernels::{LowRank, Padding, Products, conv2d, linear, linear_low_rank, with_products};
 
 use super::{assert_close, gradient, random, values};
 
@@ -208,6 +208,45 @@ fn a_frozen_bf16_weight_serves_a_tracked_input() {
     used_as_stored(&random([2, 8, 8, 8]), w, |x, w| {
         conv2d(x, w, None, 1, Padding::same(1))
     });
+}
+
+#[test]
+fn a_low_rank_update_is_used_as_stored() {
+    let ([n, d_in, d_out, rank], scale) = ([40, 70, 50, 8], 0.5);
+    let (x, w, a, b) = (
+        random([n, d_in]),
+        random([d_out, d_in]),
+        random([rank, d_in]),
+        random([d_out, rank]),
+    );
+    for products in [Products::F32, Products::Bf16, Products::F16] {
+        // Where types differ the update is a product of its own.
+        for (narrow_w, narrow_b) in [(true, true), (true, false), (false, false)] {
+            let stored = |t: &Tensor<2>, narrow: bool| match narrow {
+                true => t.clone().cast(DType::BF16),
+                false => t.clone(),
+            };
+            let (w, a) = (stored(&w, narrow_w), stored(&a, narrow_b));
+            let b = stored(&b, narrow_b);
+            let wide = |t: &Tensor<2>| t.clone().cast(DType::F32);
+            let update = wide(&b).matmul(wide(&a)) * scale;
+            let want = x.clone().matmul((wide(&w) + update).transpose());
+            let got = with_products(products, || {
+                linear_low_rank(x.clone(), w, None, LowRank { a, b, scale })
+            });
+            let tolerance = if products == Products::F32 {
+                2e-6
+            } else {
+                1e-2
+            };
+            assert_close(
+                &format!("{products:?} {narrow_w} {narrow_b}"),
+                got,
+                want,
+                tolerance,
+            );
+        }
+    }
 }
 
 #[test]

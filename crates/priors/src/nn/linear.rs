@@ -1,6 +1,7 @@
 //! Linear maps and the tap through which a low-rank term enters.
 
 use burn::tensor::Tensor;
+use kernels::LowRank;
 
 use crate::{
     Error,
@@ -70,15 +71,20 @@ impl Linear {
 
     /// Maps tokens `[b, n, d_in]` and shows the projection to `tap`.
     pub fn tapped(&self, x: Tensor<3>, tap: &dyn Tap) -> Tensor<3> {
-        let y = self.forward(x.clone());
-        tap.project(self.name.trim_end_matches('.'), x, y)
+        match tap.update(self.name.trim_end_matches('.')) {
+            None => self.forward(x),
+            Some(update) => {
+                let (weight, bias) = (self.weight.clone(), self.bias.clone());
+                kernels::linear_low_rank(x, weight, bias, update)
+            }
+        }
     }
 }
 
-/// Sees named projections and may add to their output. [`Bare`] adds nothing.
+/// Sees named projections and may add to their weights. [`Bare`] adds nothing.
 pub trait Tap {
-    /// The output to use for projection `name` with input `x` `[b, n, d_in]` and output `y` `[b, n, d_out]`.
-    fn project(&self, name: &str, x: Tensor<3>, y: Tensor<3>) -> Tensor<3>;
+    /// The update of the weight of projection `name`.
+    fn update(&self, name: &str) -> Option<LowRank>;
 }
 
 /// The empty tap: the bare prior.
@@ -86,7 +92,7 @@ pub trait Tap {
 pub struct Bare;
 
 impl Tap for Bare {
-    fn project(&self, _name: &str, _x: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
-        y
+    fn update(&self, _name: &str) -> Option<LowRank> {
+        None
     }
 }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use burn::tensor::{DType, Device};
+use burn::tensor::{DType, Device, TensorData};
 use priors::{
     Error,
     any::AnyPrior,
@@ -31,6 +31,20 @@ fn write(path: &Path, contents: impl AsRef<[u8]>) {
     std::fs::write(path, contents).expect("writes");
 }
 
+/// Fresh values with none of the maps zero that begin so, and whose inputs would not show.
+fn awake(values: Values) -> Values {
+    let wake = |(name, data): (String, TensorData)| {
+        let zero = data.shape().len() > 1 && data.iter::<f32>().all(|v| v == 0.0);
+        if !zero {
+            return (name, data);
+        }
+        let value = |i: usize| 0.3 * ((i * 37 % 19) as f32 / 9.0 - 1.0);
+        let new: Vec<f32> = (0..data.num_elements()).map(value).collect();
+        (name, TensorData::new(new, data.shape().clone()))
+    };
+    values.into_iter().map(wake).collect()
+}
+
 /// Writes one part: its configuration and random weights in half precision.
 fn part(
     prior: &Path,
@@ -45,7 +59,7 @@ fn part(
     build(&place, &w).unwrap_or_else(|why| panic!("{why}"));
     save_safetensors(
         &place.join(file),
-        &w.made(),
+        &awake(w.made()),
         DType::F16,
         &Default::default(),
     )
@@ -167,18 +181,6 @@ fn adapter(prior: &Path, folder: &Path, config: &AdapterConfig) {
     let targets = self_attention_targets(&blank.shapes());
     let prefix = prior.kind().folder();
     Lora::new(&lora, &targets, &lora_w.at(prefix)).expect("fits");
-    let awake = |values: Values| -> Values {
-        let wake = |(name, mut data): (String, burn::tensor::TensorData)| {
-            if name.ends_with("zero_linear.weight") || name.ends_with("lora_B.weight") {
-                let n = data.num_elements();
-                let value = |i: usize| 0.3 * ((i * 37 % 19) as f32 / 9.0 - 1.0);
-                let new: Vec<f32> = (0..n).map(value).collect();
-                data = burn::tensor::TensorData::new(new, data.shape().clone());
-            }
-            (name, data)
-        };
-        values.into_iter().map(wake).collect()
-    };
     AdapterFolder::save(
         folder,
         config,

@@ -17,6 +17,7 @@ mod write;
 use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
+use kernels::LowRank;
 use priors::{
     any::Architecture,
     nn::Tap,
@@ -129,19 +130,15 @@ impl Lora {
 }
 
 impl Tap for Lora {
-    fn project(&self, name: &str, x: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
-        let Some((a, b)) = self.updates.get(name) else {
-            return y;
-        };
+    fn update(&self, name: &str) -> Option<LowRank> {
         if self.scale == 0.0 {
-            return y;
+            return None;
         }
-        // Scaled where it is narrow: a pass over the wide result costs more than both products.
-        let mut low = kernels::linear(x, a.clone(), None);
-        if self.scale != 1.0 {
-            low = low * self.scale;
-        }
-        let term = kernels::linear(low, b.clone(), None);
-        kernels::add(y.unsqueeze_dim(0), term.unsqueeze_dim(0)).squeeze_dim(0)
+        let (a, b) = self.updates.get(name)?.clone();
+        Some(LowRank {
+            a,
+            b,
+            scale: self.scale,
+        })
     }
 }

@@ -1,4 +1,5 @@
-//! Matrix products `c[m][n] = bias + sum over k of a[m][k] b[n][k]`, in f32 or of bfloat16 pairs.
+//! Matrix products `c[m][n] = bias + sum over k of a[m][k] b[n][k]`, in f32 or of bfloat16 pairs. The sum may go on over
+//! other operands: a low-rank update, in one pass over the result.
 //!
 //! This is a linear map, both its gradients, a 1x1 convolution and its input's gradient: either operand may be
 //! contiguous along its rows or along `k`, and is rounded or widened while it is packed. Both are packed whole, or a
@@ -62,6 +63,17 @@ pub(super) enum Bias<'a> {
     Columns(&'a [f32]),
 }
 
+/// Operands with which the sums go on.
+#[derive(Clone, Copy)]
+pub(super) struct More<'a> {
+    /// How long.
+    pub(super) k: usize,
+    /// `[m, k]`.
+    pub(super) a: Operand<'a>,
+    /// `[n, k]`.
+    pub(super) b: Operand<'a>,
+}
+
 /// The operands.
 #[derive(Clone, Copy)]
 pub(super) struct Gemm<'a> {
@@ -77,6 +89,8 @@ pub(super) struct Gemm<'a> {
     pub(super) b: Operand<'a>,
     /// Products that share `a`.
     pub(super) batch: usize,
+    /// With what the sums go on, where the batch is of one.
+    pub(super) more: Option<More<'a>>,
     /// Added to the products.
     pub(super) bias: Bias<'a>,
     /// How products are made.
@@ -144,18 +158,38 @@ pub(super) fn run(isa: Isa, gemm: &Gemm<'_>, out: &mut [f32]) {
         }
         return;
     }
-    assert!(a.values.len() > (m - 1) * a.row_stride + (k - 1) * a.k_stride);
-    assert!(b.values.len() > (batch - 1) * n * k + (n - 1) * b.row_stride + (k - 1) * b.k_stride);
-
     let kernel = gemm.products.kernel(isa);
-    let elements = k.div_ceil(kernel.values());
-    let chunk = elements
-        .div_ceil(elements.div_ceil(CHUNK))
+    let elements = |k: usize| k.div_ceil(kernel.values()).next_multiple_of(kernel.depth());
+    let mut stretches = vec![Stretch {
+        a,
+        b,
+        k,
+        elements: 0..elements(k),
+    }];
+    if let Some(More { k, a, b }) = gemm.more {
+        assert!(batch == 1 && k > 0);
+        let first = stretches[0].elements.end;
+        stretches.push(Stretch {
+            a,
+            b,
+            k,
+            elements: first..first + elements(k),
+        });
+    }
+    for Stretch { a, b, k, .. } in &stretches {
+        let last =
+            |rows: usize, of: &Operand<'_>| (rows - 1) * of.row_stride + (k - 1) * of.k_stride;
+        assert!(a.values.len() > last(m, a));
+        assert!(b.values.len() > (batch - 1) * n * k + last(n, b));
+    }
+    let padded = stretches[stretches.len() - 1].elements.end;
+    let chunk = padded
+        .div_ceil(padded.div_ceil(CHUNK))
         .next_multiple_of(kernel.depth());
-    let padded = elements.next_multiple_of(kernel.depth());
     let plan = Plan {
         isa,
         gemm,
+        stretches,
         kernel,
         width: 2 * dispatch(isa, Lanes),
         chunk,
@@ -165,10 +199,20 @@ pub(super) fn run(isa: Isa, gemm: &Gemm<'_>, out: &mut [f32]) {
     plan.run(out);
 }
 
+/// A stretch of the sums, over operands of its own.
+struct Stretch<'a> {
+    a: Operand<'a>,
+    b: Operand<'a>,
+    k: usize,
+    /// Its elements of a packed row.
+    elements: Range<usize>,
+}
+
 /// A product and how it is cut.
 struct Plan<'a> {
     isa: Isa,
     gemm: &'a Gemm<'a>,
+    stretches: Vec<Stretch<'a>>,
     kernel: Kernel,
     /// Columns of a panel.
     width: usize,
@@ -237,43 +281,47 @@ impl Plan<'_> {
         }
         parts.into_par_iter().for_each(|(block, to)| {
             let rows = self.blocks.sizes[block];
-            let job = Pack {
-                from: self.gemm.a,
-                offset: 0,
-                first: self.blocks.starts[block],
-                rows,
-                k: self.gemm.k,
-                values: self.kernel.values(),
-                layout: match self.kernel {
-                    Kernel::Tiles => Layout::Tiles,
-                    _ => Layout::Interleaved(rows),
-                },
-                elements: self.padded,
-                to,
-            };
-            self.pack(job);
+            for stretch in &self.stretches {
+                self.pack(Pack {
+                    from: stretch.a,
+                    offset: 0,
+                    first: self.blocks.starts[block],
+                    rows,
+                    k: stretch.k,
+                    values: self.kernel.values(),
+                    layout: match self.kernel {
+                        Kernel::Tiles => Layout::Tiles,
+                        _ => Layout::Interleaved(rows),
+                    },
+                    elements: stretch.elements.clone(),
+                    padded: self.padded,
+                    to: &mut *to,
+                });
+            }
         });
     }
 
     fn pack_panels(&self, range: Range<usize>, panels_each: usize, to: &mut [f32]) {
-        let Gemm { n, k, b, .. } = *self.gemm;
+        let n = self.gemm.n;
         to[..range.len() * self.padded * self.width]
             .par_chunks_mut(self.padded * self.width)
             .zip(range)
             .for_each(|(to, panel)| {
                 let (image, first) = (panel / panels_each, panel % panels_each * self.width);
-                let job = Pack {
-                    from: b,
-                    offset: image * n * k,
-                    first,
-                    rows: self.width.min(n - first),
-                    k,
-                    values: self.kernel.values(),
-                    layout: Layout::Interleaved(self.width),
-                    elements: self.padded,
-                    to,
-                };
-                self.pack(job);
+                for stretch in &self.stretches {
+                    self.pack(Pack {
+                        from: stretch.b,
+                        offset: image * n * stretch.k,
+                        first,
+                        rows: self.width.min(n - first),
+                        k: stretch.k,
+                        values: self.kernel.values(),
+                        layout: Layout::Interleaved(self.width),
+                        elements: stretch.elements.clone(),
+                        padded: self.padded,
+                        to: &mut *to,
+                    });
+                }
             });
     }
 

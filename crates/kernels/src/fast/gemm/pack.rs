@@ -1,5 +1,7 @@
 //! Operands in the order in which the kernels read them.
 
+use std::ops::Range;
+
 use super::{
     super::{
         amx::{DEPTH, SIDE, TILE},
@@ -18,7 +20,7 @@ pub(super) enum Layout {
     Tiles,
 }
 
-/// Packs rows `first..first + rows` of an operand, all of `k`, and zeros up to `elements`.
+/// Packs rows `first..first + rows` of an operand, all of `k`, as `elements` of packed rows, zeros at their end.
 pub(super) struct Pack<'a> {
     pub(super) from: Operand<'a>,
     /// Values before the operand's first.
@@ -29,7 +31,9 @@ pub(super) struct Pack<'a> {
     /// Values of an element, 1 or 2.
     pub(super) values: usize,
     pub(super) layout: Layout,
-    pub(super) elements: usize,
+    pub(super) elements: Range<usize>,
+    /// Elements of a packed row.
+    pub(super) padded: usize,
     pub(super) to: &'a mut [f32],
 }
 
@@ -54,7 +58,7 @@ impl Job for Pack<'_> {
             Layout::Interleaved(rows) => rows,
             Layout::Tiles => self.rows.next_multiple_of(SIDE),
         };
-        for e0 in (0..self.elements).step_by(lanes) {
+        for e0 in (0..self.elements.len()).step_by(lanes) {
             for r0 in (0..room).step_by(lanes) {
                 let rows = self.rows.saturating_sub(r0).min(lanes);
                 // By rows: a vector is elements of a row. By elements: a vector is rows of an element.
@@ -164,18 +168,19 @@ impl Pack<'_> {
         }
     }
 
-    /// Writes a square in the layout.
+    /// Writes a square, whose elements are counted from the first of [`Self::elements`], in the layout.
     #[inline(always)]
     fn put<S: Simd>(&mut self, s: S, square: &Square, room: usize, r0: usize, e0: usize) {
         let lanes = S::LANES;
+        let e0 = self.elements.start + e0;
         match self.layout {
             Layout::Tiles => {
                 assert_eq!(lanes, DEPTH);
-                let at = (r0 / SIDE * (self.elements / DEPTH) + e0 / DEPTH) * TILE;
+                let at = (r0 / SIDE * (self.padded / DEPTH) + e0 / DEPTH) * TILE;
                 self.to[at..at + TILE].copy_from_slice(&square.0);
             }
             Layout::Interleaved(_) => {
-                let count = lanes.min(self.elements - e0);
+                let count = lanes.min(self.elements.end - e0);
                 let width = lanes.min(room - r0);
                 let rows = square.0.chunks_exact(lanes).take(count);
                 let to = &mut self.to[e0 * room..(e0 + count) * room];

@@ -4,7 +4,7 @@ use burn::tensor::{bf16, f16};
 
 use super::{assert_close, noise};
 use crate::fast::{
-    gemm::{self, Bias, Gemm, Operand},
+    gemm::{self, Bias, Gemm, More, Operand},
     isa::Isa,
     linear::{self, LinearShape},
     pairs::Products,
@@ -80,6 +80,7 @@ fn products_of_matrices_match_f64() {
                         a: operand(Stored::F32(&a), a_strides),
                         b: operand(Stored::F32(&b), b_strides),
                         batch: 1,
+                        more: None,
                         bias,
                         products,
                     };
@@ -126,6 +127,7 @@ fn products_of_a_batch_share_the_first_operand() {
             a: operand(Stored::F32(&a), [k, 1]),
             b: operand(Stored::F32(&b), [1, n]),
             batch,
+            more: None,
             bias: Bias::Rows(&bias),
             products: Products::F32,
         };
@@ -154,6 +156,7 @@ fn stored_16_bit_operands_give_what_their_widened_values_give() {
                         a: operand(Stored::F32(&a), [k, 1]),
                         b: operand(b, strides),
                         batch: 1,
+                        more: None,
                         bias: Bias::None,
                         products,
                     };
@@ -185,6 +188,7 @@ fn a_sum_of_nothing_is_the_bias() {
         a: operand(Stored::F32(&[]), [0, 1]),
         b: operand(Stored::F32(&[]), [0, 1]),
         batch: 1,
+        more: None,
         bias: Bias::Columns(&[1.0, 2.0, 3.0]),
         products: Products::F32,
     };
@@ -208,6 +212,7 @@ fn what_is_not_a_number_stays_so_in_its_row_and_column() {
                 a: operand(Stored::F32(&a), [k, 1]),
                 b: operand(Stored::F32(&b), [k, 1]),
                 batch: 1,
+                more: None,
                 bias: Bias::None,
                 products,
             };
@@ -218,6 +223,59 @@ fn what_is_not_a_number_stays_so_in_its_row_and_column() {
                     3 => assert!(row.iter().all(|v| v.is_infinite()), "{isa:?} {products:?}"),
                     _ => assert!(row.iter().all(|v| v.is_finite()), "{isa:?} {products:?}"),
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_that_go_on_over_other_operands_match_f64() {
+    for [m, n, k, rank] in [
+        [1, 1, 1, 1],
+        [40, 70, 33, 5],
+        [221, 130, 530, 32],
+        [17, 600, 31, 900],
+    ] {
+        let (a, b) = (noise(m * k, 1), noise(n * k, 2));
+        let (low, factor, columns) = (noise(m * rank, 3), noise(n * rank, 4), noise(n, 5));
+        let more = reference(&low, &factor, [m, n, rank]);
+        let want: Vec<f64> = (reference(&a, &b, [m, n, k]).iter().zip(more).enumerate())
+            .map(|(i, (first, second))| first + second + f64::from(columns[i % n]))
+            .collect();
+        for isa in Isa::available() {
+            for (by_rows, products) in [
+                (true, Products::F32),
+                (false, Products::F32),
+                (true, Products::Bf16),
+                (false, Products::Bf16),
+            ] {
+                let (b, b_strides) = ordered(&b, n, k, by_rows);
+                let (factor, factor_strides) = ordered(&factor, n, rank, by_rows);
+                let product = Gemm {
+                    m,
+                    n,
+                    k,
+                    a: operand(Stored::F32(&a), [k, 1]),
+                    b: operand(Stored::F32(&b), b_strides),
+                    batch: 1,
+                    more: Some(More {
+                        k: rank,
+                        a: operand(Stored::F32(&low), [rank, 1]),
+                        b: operand(Stored::F32(&factor), factor_strides),
+                    }),
+                    bias: Bias::Columns(&columns),
+                    products,
+                };
+                let mut got = vec![f32::NAN; m * n];
+                gemm::run(isa, &product, &mut got);
+                let tolerance = if products == Products::F32 {
+                    2e-6
+                } else {
+                    5e-3
+                };
+                let what =
+                    format!("{isa:?} {products:?} {m}x{n}x{k} and {rank}, by rows {by_rows}");
+                assert_close(&what, &got, &want, tolerance);
             }
         }
     }
