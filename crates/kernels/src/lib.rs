@@ -9,6 +9,7 @@
 mod activation;
 mod add;
 mod attention;
+mod contiguous;
 mod conv;
 mod extension;
 mod fast;
@@ -31,6 +32,7 @@ fn refuse_empty(what: &str, dims: &[usize]) {
 pub use activation::{geglu, gelu, gelu_tanh, quick_gelu, silu};
 pub use add::{add, shift_channels};
 pub use attention::{Mask, attention, attention_biased};
+pub use contiguous::contiguous;
 pub use conv::{Padding, conv2d};
 pub use fast::isa::ignored_settings;
 #[doc(hidden)]

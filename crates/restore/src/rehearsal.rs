@@ -3,7 +3,8 @@
 //! The time is that of one tile times how often the options ask for it; the memory is the process's peak after the
 //! rehearsal, in which the picture, its scaled and its padded copy, all weights and one tile's features have been, and what the
 //! rehearsal leaves out: the autoencoder's sum of blended tiles or features that it keeps, or the low-quality features of all tiles. Measured rather than
-//! derived from sizes, it knows the machine, its kernels and its allocator.
+//! derived from sizes, it knows the machine, its kernels and its allocator. Weights that it had to wait for are in the system's
+//! cache afterwards, so a part that waited is rehearsed once more, and the wait is told apart.
 
 use std::{cell::Cell, time::Instant};
 
@@ -36,8 +37,12 @@ pub struct Plan {
     pub tiles: usize,
     /// Calls of the network for each tile.
     pub calls: usize,
-    /// Expected time from the loaded prior to the result, without reading and writing files.
+    /// Expected time from the loaded prior to the result, without reading and writing files, the weights being in the
+    /// system's cache as the rehearsal leaves them.
     pub seconds: f64,
+    /// What the rehearsal waited for weights that were not in the system's cache: a later restoration waits so much longer
+    /// when they are no longer there. 0 where the system does not tell (it is Linux that does).
+    pub reading_seconds: f64,
     /// Expected peak memory of the process, where the system tells it (Linux).
     pub peak_bytes: Option<u64>,
 }
@@ -48,6 +53,7 @@ impl Restorer {
     /// # Errors
     /// As [`Restorer::restore`].
     pub fn rehearse(&self, image: &Image, options: &RestoreOptions) -> Result<Plan, Error> {
+        let mut clock = Clock::default();
         let schedule = self.schedule(options)?;
         let calls = calls(self, options, &schedule)?;
         let (copies, prepare_s) = timed(|| {
@@ -61,8 +67,8 @@ impl Restorer {
         let (_, pixels) = tiles.vae();
         let vae = tiles.vae_work();
         let from = pixels.tiles()[0];
-        let (z, encode_s) = settled(|| tiles.encode_tile(&padded, from));
-        let (_, decode_s) = settled(|| self.prior.vae.image_from_latent(z.clone()));
+        let (z, encode_s) = clock.settled(|| tiles.encode_tile(&padded, from));
+        let (_, decode_s) = clock.settled(|| self.prior.vae.image_from_latent(z.clone()));
         let tiling = tiles.latent();
         let seen = tiling.tiles();
         let [_, c, _, _] = z.dims();
@@ -72,10 +78,10 @@ impl Restorer {
             &self.device,
         );
         let lq = self.lq(&c_lq, &tiles);
-        let (features, lq_s) = timed(|| lq.of(0));
+        let (features, lq_s) = clock.settled(|| lq.of(0));
         let kept = features.as_ref().is_none_or(|features| lq.keeps(features));
         let (conditioning, text_s) =
-            timed(|| self.conditioning(&options.prompt, options, &tiles, &mut |_| ()));
+            clock.settled(|| self.conditioning(&options.prompt, options, &tiles, &mut |_| ()));
         let texts = if options.cfg_scale == CfgScale::Constant(1.0) {
             1
         } else {
@@ -84,7 +90,7 @@ impl Restorer {
         let denoiser = self.denoiser(conditioning, options, &schedule, &lq, &tiles);
         let tile = cut(&c_lq, seen[0]);
         // Features that are not kept are made in every call, in this one too.
-        let (_, call_s) = settled(|| denoiser.one(0, tile.clone(), schedule.levels[0]));
+        let (_, call_s) = clock.settled(|| denoiser.one(0, tile.clone(), schedule.levels[0]));
         let n = seen.len();
         let lq_total = if kept { n as f64 * lq_s } else { 0.0 };
         let seconds = prepare_s
@@ -103,6 +109,7 @@ impl Restorer {
             tiles: n,
             calls,
             seconds,
+            reading_seconds: clock.reading_seconds,
             peak_bytes: peak_bytes().map(|peak| peak + vae.bytes.max(kept_bytes) as u64),
         })
     }
@@ -123,14 +130,41 @@ fn timed<T>(f: impl FnOnce() -> T) -> (T, f64) {
     (value, started.elapsed().as_secs_f64())
 }
 
-/// The time of a second run where the first, which finds memory and caches cold, was quick.
-fn settled<T>(mut f: impl FnMut() -> T) -> (T, f64) {
-    let (value, seconds) = timed(&mut f);
-    if seconds > 2.0 {
-        return (value, seconds);
+/// Measures parts that may find memory and caches cold.
+#[derive(Debug, Default)]
+struct Clock {
+    /// What was waited for the disk.
+    reading_seconds: f64,
+}
+
+impl Clock {
+    /// The time of a second run where the first was quick or waited for the disk.
+    fn settled<T>(&mut self, mut f: impl FnMut() -> T) -> (T, f64) {
+        let before = disk_faults();
+        let (value, first) = timed(&mut f);
+        let waited = disk_faults().saturating_sub(before) > FEW_FAULTS;
+        if first > 2.0 && !waited {
+            return (value, first);
+        }
+        drop(value);
+        let (value, second) = timed(f);
+        if waited {
+            self.reading_seconds += (first - second).max(0.0);
+        }
+        (value, second)
     }
-    drop(value);
-    timed(f)
+}
+
+/// Waits for the disk that a run may have without a second one: of a page of the program itself, say.
+const FEW_FAULTS: u64 = 50;
+
+/// How often this process has waited for a page from the disk, where the system tells it (Linux).
+fn disk_faults() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Names may hold spaces and parentheses; after the last one the state is the first field, major faults the tenth.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let faults = fields.split_whitespace().nth(9);
+    faults.and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 /// A denoiser that counts its calls.

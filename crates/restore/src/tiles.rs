@@ -2,7 +2,11 @@
 
 use burn::tensor::{Device, Tensor};
 use pixels::Image;
-use priors::{flow::Prior, model::PriorModel, vae::AutoencoderKl};
+use priors::{
+    flow::Prior,
+    model::PriorModel,
+    vae::{AutoencoderKl, Plan},
+};
 
 use crate::{
     Error,
@@ -39,6 +43,17 @@ pub(crate) struct Tiles<'a> {
     grid: usize,
     weights: TileWeights,
     vae_tiles: VaeTiles,
+}
+
+/// How the autoencoder takes a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// At once: tiles and what they keep would take as much memory.
+    Whole,
+    /// In tiles that share their norms' statistics.
+    Pooled { tile_px: usize, budget: usize },
+    /// In tiles that know nothing of each other.
+    Blended,
 }
 
 /// What the autoencoder will do.
@@ -142,12 +157,33 @@ impl<'a> Tiles<'a> {
         })
     }
 
+    /// How the picture, or a tile of it alone, would be encoded and decoded with pooled statistics.
+    fn plans(&self, [height, width]: [usize; 2], (tile_px, budget): (usize, usize)) -> [Plan; 2] {
+        let size = [height, width].map(|side| self.f * side);
+        self.prior.vae.pooled_plans(size, tile_px, budget)
+    }
+
+    /// How the autoencoder encodes and decodes.
+    fn ways(&self) -> [Way; 2] {
+        let Some(tiling) = self.pooled() else {
+            return [Way::Blended; 2];
+        };
+        let (tile_px, budget) = tiling;
+        self.plans([self.height, self.width], tiling).map(|plan| {
+            if plan.whole_bytes <= plan.kept_bytes + plan.tile_bytes {
+                Way::Whole
+            } else {
+                Way::Pooled { tile_px, budget }
+            }
+        })
+    }
+
     /// What encoding and decoding take, in terms of one tile's.
     pub(crate) fn vae_work(&self) -> VaeWork {
         let (latent, pixels) = self.vae();
         // A sum of three planes and one of weights.
         let blended = 16 * pixels.height * pixels.width;
-        let Some((tile_px, budget)) = self.pooled() else {
+        let Some(tiling) = self.pooled() else {
             let tiles = latent.tiles().len();
             return VaeWork {
                 tiles,
@@ -155,24 +191,38 @@ impl<'a> Tiles<'a> {
                 bytes: blended,
             };
         };
-        let plans = |size| self.prior.vae.pooled_plans(size, tile_px, budget);
-        let whole = plans([pixels.height, pixels.width]);
-        let tile = pixels.tiles()[0];
-        let one = plans([tile.height, tile.width]);
-        let times = [0, 1].map(|i| whole[i].work / one[i].least_work);
+        let all = self.plans([self.height, self.width], tiling);
+        let tile = latent.tiles()[0];
+        let one = self.plans([tile.height, tile.width], tiling);
+        let ways = self.ways();
+        let of = |i: usize| match ways[i] {
+            Way::Whole => (
+                all[i].least_work,
+                all[i].whole_bytes.saturating_sub(one[i].whole_bytes),
+            ),
+            _ => (all[i].work, all[i].kept_bytes),
+        };
+        let [(encode, encode_bytes), (decode, decode_bytes)] = [of(0), of(1)];
         VaeWork {
-            tiles: whole[0].stages[0].tiles(),
-            times,
-            bytes: whole.iter().map(|plan| plan.kept_bytes).max().unwrap_or(0),
+            tiles: match ways[0] {
+                Way::Whole => 1,
+                _ => all[0].stages[0].tiles(),
+            },
+            times: [encode / one[0].least_work, decode / one[1].least_work],
+            bytes: encode_bytes.max(decode_bytes),
         }
     }
 
     /// The latent `[1, c, h, w]` of the padded picture.
     pub(crate) fn encode(&self, padded: &Image) -> Tensor<4> {
         let (latent, pixels) = self.vae();
-        if let Some((tile_px, budget)) = self.pooled() {
-            let x = self.image(padded);
-            return self.encoder.latent_from_image_pooled(x, tile_px, budget);
+        let x = || self.image(padded);
+        match self.ways()[0] {
+            Way::Whole => return self.encoder.latent_from_image(x()),
+            Way::Pooled { tile_px, budget } => {
+                return self.encoder.latent_from_image_pooled(x(), tile_px, budget);
+            }
+            Way::Blended => {}
         }
         let channels = self.prior.vae.config().latent_channels;
         let mut blend = Blend::new(latent, channels);
@@ -205,12 +255,17 @@ impl<'a> Tiles<'a> {
             let rgb = values.into_iter().map(|v| 0.5 * v + 0.5).collect();
             Image::new(pixels.width, pixels.height, rgb)
         };
-        if let Some((tile_px, budget)) = self.pooled() {
-            let x = self
-                .prior
-                .vae
-                .image_from_latent_pooled(z.clone(), tile_px, budget);
-            return picture(host(x));
+        let vae = &self.prior.vae;
+        match self.ways()[1] {
+            Way::Whole => return picture(host(vae.image_from_latent(z.clone()))),
+            Way::Pooled { tile_px, budget } => {
+                return picture(host(vae.image_from_latent_pooled(
+                    z.clone(),
+                    tile_px,
+                    budget,
+                )));
+            }
+            Way::Blended => {}
         }
         let mut blend = Blend::new(pixels, 3);
         for (from, to) in latent.tiles().into_iter().zip(pixels.tiles()) {

@@ -5,6 +5,7 @@
 
 mod add;
 mod attention;
+mod contiguous;
 mod conv;
 mod enlarge;
 mod linear;
@@ -93,6 +94,8 @@ pub(crate) trait KernelOps: Backend {
     fn kernel_pointwise(x: FloatTensor<Self>, function: Function) -> FloatTensor<Self>;
     /// `h gelu(gate)` of rows `[h, gate]`.
     fn kernel_geglu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// The values in order, one after the other.
+    fn kernel_contiguous(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// Sum of two tensors of one shape.
     fn kernel_add(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self>;
     /// Sum with a value for each channel.
@@ -229,6 +232,11 @@ pub(crate) fn pointwise<const D: usize>(x: Tensor<D>, function: Function) -> Ten
 /// [`KernelOps::kernel_geglu`] on tensors.
 pub(crate) fn geglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::kernel_geglu(x.into_dispatch()))
+}
+
+/// [`KernelOps::kernel_contiguous`] on tensors.
+pub(crate) fn contiguous<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::kernel_contiguous(x.into_dispatch()))
 }
 
 /// [`KernelOps::kernel_add`] on tensors.
@@ -379,6 +387,10 @@ impl KernelOps for Flex {
         pointwise::run_geglu(&packed(x))
     }
 
+    fn kernel_contiguous(x: FlexTensor) -> FlexTensor {
+        packed(x)
+    }
+
     fn kernel_add(x: FlexTensor, y: FlexTensor) -> FlexTensor {
         add::run(packed(x), packed(y))
     }
@@ -465,6 +477,10 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
 
     fn kernel_geglu(x: FloatTensor<Self>) -> FloatTensor<Self> {
         pointwise::taped_geglu::<C>(x)
+    }
+
+    fn kernel_contiguous(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        contiguous::taped::<C>(x)
     }
 
     fn kernel_add(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {

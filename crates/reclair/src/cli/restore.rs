@@ -65,9 +65,13 @@ fn plan(
         .map_or("unknown on this system".to_owned(), |bytes| {
             format!("about {:.0} MB", bytes as f64 / 1e6)
         });
+    let reading = match plan.reading_seconds {
+        ..0.5 => String::new(),
+        seconds => format!(" ({seconds:.0} s more when its files must be read from the disk)"),
+    };
     writeln!(
         out,
-        "{}: {w}x{h} (padded {pw}x{ph}), tiles of {tw}x{th}: {} for the denoiser with {} calls each, {} for the autoencoder; about {:.0} s; peak memory {memory}",
+        "{}: {w}x{h} (padded {pw}x{ph}), tiles of {tw}x{th}: {} for the denoiser with {} calls each, {} for the autoencoder; about {:.0} s{reading}; peak memory {memory}",
         job.input.display(),
         plan.tiles,
         plan.calls,

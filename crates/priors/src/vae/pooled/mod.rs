@@ -10,6 +10,8 @@
 //! a run of its own up to it, which keeps nothing but its sums: time for memory. Keeping every feature on disk instead
 //! would move tens of gigabytes for a large picture; keeping the features of all tiles, as tilevae does, is the memory of the whole.
 //!
+//! Tiles and kept features together may take more memory than the whole at once; a [`Plan`] tells both.
+//!
 //! Source: tiled VAE of pkuliyi2015's multidiffusion-upscaler (as in SUPIR) for the idea of pausing at norms.
 
 mod moments;
@@ -17,6 +19,7 @@ mod plan;
 mod step;
 
 use burn::tensor::{DType, Tensor, TensorData};
+use rayon::prelude::*;
 
 pub use plan::{Plan, Stage};
 
@@ -164,16 +167,18 @@ impl Plane {
 
     /// Puts the part `core` of a tile's values, which cover `grown`.
     fn put(&mut self, tile: &[f32], grown: Rect, core: Rect) {
-        let [c, h, w] = self.shape;
-        for channel in 0..c {
+        let [_, h, w] = self.shape;
+        let channels = self
+            .values
+            .par_chunks_mut(h * w)
+            .zip(tile.par_chunks(grown.height * grown.width));
+        channels.for_each(|(plane, tile)| {
             for y in 0..core.height {
-                let from = (channel * grown.height + core.top - grown.top + y) * grown.width
-                    + core.left
-                    - grown.left;
-                let to = (channel * h + core.top + y) * w + core.left;
-                self.values[to..to + core.width].copy_from_slice(&tile[from..from + core.width]);
+                let from = (core.top - grown.top + y) * grown.width + core.left - grown.left;
+                let to = (core.top + y) * w + core.left;
+                plane[to..to + core.width].copy_from_slice(&tile[from..from + core.width]);
             }
-        }
+        });
     }
 
     fn tensor(self, device: &burn::tensor::Device) -> Tensor<4> {
@@ -187,7 +192,8 @@ impl Plane {
 
 /// Host values of a tensor.
 fn values(x: Tensor<4>) -> Vec<f32> {
-    x.into_data()
+    kernels::contiguous(x)
+        .into_data()
         .convert::<f32>()
         .try_into_vec()
         .expect("converted to f32")

@@ -1,5 +1,7 @@
 //! Mean and variance of a norm's groups, pooled over tiles.
 
+use rayon::prelude::*;
+
 use super::plan::Rect;
 
 /// Number, mean and sum of squared distances to it, of each group of channels.
@@ -49,22 +51,25 @@ impl Moments {
                 - grown.left;
             &tile[at..at + core.width]
         };
-        for (i, group) in self.groups.iter_mut().enumerate() {
-            let rows = || {
-                let channels = i * per_group..(i + 1) * per_group;
-                channels.flat_map(|channel| (0..core.height).map(move |y| row(channel, y)))
-            };
-            let n = (per_group * core.height * core.width) as f64;
-            let mean = rows().map(sum).sum::<f64>() / n;
-            let centre = mean as f32;
-            let squares = rows().map(|row| squares(row, centre)).sum::<f64>();
-            let off = mean - f64::from(centre);
-            *group = group.with(Group {
-                n,
-                mean,
-                m2: squares - n * off * off,
+        self.groups
+            .par_iter_mut()
+            .enumerate()
+            .for_each(|(i, group)| {
+                let rows = || {
+                    let channels = i * per_group..(i + 1) * per_group;
+                    channels.flat_map(|channel| (0..core.height).map(move |y| row(channel, y)))
+                };
+                let n = (per_group * core.height * core.width) as f64;
+                let mean = rows().map(sum).sum::<f64>() / n;
+                let centre = mean as f32;
+                let squares = rows().map(|row| squares(row, centre)).sum::<f64>();
+                let off = mean - f64::from(centre);
+                *group = group.with(Group {
+                    n,
+                    mean,
+                    m2: squares - n * off * off,
+                });
             });
-        }
     }
 
     /// Each channel's mean and reciprocal standard deviation.

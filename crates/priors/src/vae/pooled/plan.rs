@@ -91,11 +91,18 @@ pub struct Plan {
     pub stages: Vec<Stage>,
     /// The most that kept features take at once, bytes.
     pub kept_bytes: usize,
+    /// What the features of one tile take besides, bytes, about.
+    pub tile_bytes: usize,
+    /// What the features of the whole at once would take, bytes, about.
+    pub whole_bytes: usize,
     /// Multiplications, repeated ones and halos included.
     pub work: f64,
     /// Multiplications of the whole at once.
     pub least_work: f64,
 }
+
+/// Features of a size that are in memory at once: a convolution's input and output, and what is remembered.
+const LIVE: usize = 3;
 
 /// A place between steps.
 #[derive(Clone, Copy, Debug)]
@@ -172,7 +179,20 @@ impl Chain<'_> {
             limit = limit.max(1) * 2;
         };
         let steps: Vec<(usize, usize)> = path.windows(2).map(|pair| (pair[0], pair[1])).collect();
+        let largest = |places: &[Place]| {
+            let bytes = |place: &Place| LIVE * 4 * place.channels * place.height * place.width;
+            places.iter().map(bytes).max().unwrap_or(0)
+        };
+        let stages: Vec<Stage> = steps.iter().map(|&(a, b)| stage(a, b)).collect();
+        let of_a_tile = |stage: &Stage| {
+            let Place { height, width, .. } = places[stage.from];
+            let area = |tile: &Tile| tile.grown.height * tile.grown.width;
+            let part = stage.tiles.iter().map(area).max().unwrap_or(0);
+            largest(&places[stage.from..=stage.to]) / (height * width) * part
+        };
         Plan {
+            tile_bytes: stages.iter().map(of_a_tile).max().unwrap_or(0),
+            whole_bytes: largest(&places),
             kept_bytes: steps
                 .iter()
                 .map(|&(a, b)| together(a, b))
@@ -180,7 +200,7 @@ impl Chain<'_> {
                 .unwrap_or(0),
             work: steps.iter().map(|&(a, b)| cost(a, b)).sum(),
             least_work: places[n].work,
-            stages: steps.into_iter().map(|(a, b)| stage(a, b)).collect(),
+            stages,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use burn::tensor::{DType, Tensor, TensorData};
+use rayon::prelude::*;
 
 use super::{
     moments::Moments,
@@ -150,14 +151,16 @@ fn normalized(
     let [weight, bias] = norm.affine();
     let mut all = values(x);
     let plane = shape[2] * shape[3];
-    let channels = all
-        .chunks_exact_mut(plane)
-        .zip(moments.per_channel(norm.eps()));
-    for ((values, (mean, rstd)), (w, b)) in channels.zip(weight.into_iter().zip(bias)) {
-        // Centred first: a mean far from zero would cost the difference its digits.
-        let (mean, scale) = (mean as f32, (rstd * f64::from(w)) as f32);
-        values.iter_mut().for_each(|x| *x = (*x - mean) * scale + b);
-    }
+    let moments: Vec<_> = moments.per_channel(norm.eps()).collect();
+    let channels = all.par_chunks_exact_mut(plane).zip(moments);
+    let affine = weight.into_par_iter().zip(bias);
+    channels
+        .zip(affine)
+        .for_each(|((values, (mean, rstd)), (w, b))| {
+            // Centred first: a mean far from zero would cost the difference its digits.
+            let (mean, scale) = (mean as f32, (rstd * f64::from(w)) as f32);
+            values.iter_mut().for_each(|x| *x = (*x - mean) * scale + b);
+        });
     let y = Tensor::from_data(TensorData::new(all, shape), (&device, DType::F32));
     match activation {
         Activation::None => y,
