@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import safe_open
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-FOLDERS = ["crates/priors/tests/golden", "crates/restore/tests/golden"]
+FOLDERS = ["crates/priors/tests/golden", "crates/restore/tests/golden", "crates/train/tests/golden"]
 SCRIPTS = [
     "crates/priors/tests/golden/vae.py",
     "crates/priors/tests/golden/clip.py",

@@ -13,7 +13,8 @@ use serde_json::Value;
 
 use super::{Given, Replaced, shards};
 use crate::{
-    Error, json,
+    Error, json, known,
+    kind::Kind,
     single_file::{Configs, EncoderNames, PARTS, SingleFile, T5_TOKENIZER, Wanted, part},
     tokenizer::ClipTokenizer,
     weights::{Edit, Precision, SafetensorsFile, View, Weights},
@@ -251,6 +252,17 @@ impl Folder {
             if self.has(&file) {
                 wanted.extend(Wanted::new(part, of_unet, &self.json(&file)?));
                 configs.insert(file.clone(), self.read(&file)?);
+            }
+        }
+        // A transformer's folder may do without T5; the one that is given then has the published configuration.
+        let file = "text_encoder_3/config.json";
+        let known = known::configs(Kind::Sd3Medium).filter(|_| !of_unet && !self.has(file));
+        if let Some(known) = known {
+            let config = known.json(file)?;
+            let hears = self.json("transformer/config.json")?["joint_attention_dim"].clone();
+            if config["d_model"] == hears {
+                wanted.extend(Wanted::new("text_encoder_3", of_unet, &config));
+                configs.insert(file.to_owned(), known.read(file)?);
             }
         }
         let index = self.path("model_index.json");

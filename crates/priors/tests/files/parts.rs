@@ -373,6 +373,17 @@ fn given_files_stand_in_place_of_a_priors_own() {
     let config = json!({"latent_channels": 16, "block_out_channels": [128, 512]});
     std::fs::write(disk.join("vae/config.json"), config.to_string()).expect("writes");
     assert!(Folder::open(&disk).expect("opens").sources().is_empty());
+    // T5 has its published configuration where the folder does without, and the transformer is one that can hear it.
+    let with_t5 = || Folder::open_with(&disk, &given(&[], &["t5.safetensors"]));
+    assert!(refused(with_t5()).contains("t5.safetensors"));
+    let hears = json!({"joint_attention_dim": 4096}).to_string();
+    std::fs::write(disk.join("transformer/config.json"), hears).expect("writes");
+    let found = with_t5().expect("fits");
+    assert!(found.has("text_encoder_3/model.safetensors"));
+    assert_eq!(
+        found.json("text_encoder_3/config.json").expect("known")["num_layers"],
+        24
+    );
     let found = Folder::open_with(&disk, &given(&["ae.safetensors"], &[])).expect("fits");
     let (_, path, said) = vae_of(&found);
     assert!(
