@@ -5,7 +5,7 @@
 Needs diffusers. Phases, all of
 them by default: `build` writes the network in bfloat16 (5.1 or 4.1 GB under DIR, tensor by tensor from a seed) and its
 inputs for 512x512; `f32` and `bf16` step in diffusers, `reclair` in ours (`bf16` and `reclair` twice, in turn), `adapter` in
-ours with a fresh Restoration Adapter and LoRA beside the bare prior, turn by turn; `controlnet`, for sdxl, in diffusers in
+ours with a fresh Restoration Adapter and LoRA, each alone and both, beside the bare prior, turn by turn; `controlnet`, for sdxl, in diffusers in
 bfloat16 with a ControlNet of random weights beside the bare prior; `report` prints the table. Each step runs in a process of its own,
 so that its peak memory (the kernel's VmHWM, mapped weights included) is its own. Of N runs the quickest counts. Errors are
 of the norm against diffusers' f32 step with the same weights, which are rounded to bfloat16.
@@ -256,6 +256,8 @@ def report(folder, results):
     print(f"\nweights {size / 1e9:.2f} GB; the output's root mean square {want.square().mean().sqrt():.3f}")
     times = f"{min(run['adapted_s']):.2f} s beside {min(run['bare_s']):.2f} s"
     print(f"with adapter and LoRA {times}; its low-quality features, once a picture, {run['lq_features_s']:.2f} s")
+    alone = {part: min(run[key]) / min(run["bare_s"]) - 1 for part, key in [("adapter", "adapter_s"), ("LoRA", "lora_s")]}
+    print(", ".join(f"{part} alone {100 * more:.1f} % more" for part, more in alone.items()))
     if run := results["controlnet"]:
         more = min(run["controlled_s"]) / min(run["bare_s"]) - 1
         times = f"{min(run['controlled_s']):.2f} s beside {min(run['bare_s']):.2f} s"

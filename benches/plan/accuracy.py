@@ -3,8 +3,9 @@
     python3 benches/plan/accuracy.py PROGRAM PHOTOS [--folder DIR] [--steps N] [CASE ...]
 
 Needs diffusers and transformers (for the middle-sized prior: an SDXL-shaped U-Net and its encoders with random weights in bfloat16). Cases,
-all by default: `joint-64`, `joint-96` (mini's last leg at two crops), `adapter-mini` (adapter and LoRA over mini, the gradient in pieces), `adapter`
-(the same over the middle-sized prior), `encoder` (mini's degradation-robust encoder) and `vae`. Only `adapter` needs diffusers. A run's peak memory is the kernel's (wait4); its seconds are the mean over its steps without the first three. Few
+all but `sdxl` by default: `joint-64`, `joint-96` (mini's last leg at two crops), `adapter-mini` (adapter and LoRA over mini, the gradient in pieces), `adapter`
+(the same over the middle-sized prior), `sdxl` (the same over SDXL at full size, 512x512, one sample: `--sdxl` is the folder of
+`benches/peers/full_size.py sdxl pipeline`), `encoder` (mini's degradation-robust encoder) and `vae`. Only `adapter` needs diffusers. A run's peak memory is the kernel's (wait4); its seconds are the mean over its steps without the first three. Few
 decoded photographs are kept, so that the runs fill their room, as longer ones with more room would.
 """
 
@@ -50,7 +51,7 @@ def write(path, text):
         file.write(text)
 
 
-def config(case, folder, photos, steps):
+def config(case, folder, photos, steps, sdxl):
     data = f"""[data]
 images = "{photos}"
 crop_px = %d
@@ -89,7 +90,11 @@ groups = 16
     if case.startswith("joint"):
         more = "[denoise]\nmetric = \"pixels\"\n" + d_emb(256, 16) % "D1"
         return start % ("joint", mini) + data % (int(case[6:]), 250, 12, "bf16", "") + more
-    more = d_emb(256, 4) % "D3" + "[lora]\nrank = 32\nalpha = 32\n"
+    lora = "[lora]\nrank = 32\nalpha = 32\n"
+    if case == "sdxl":
+        more = d_emb(1280, 4).replace("groups = 16", "groups = 32") % "D3" + lora
+        return start % ("adapter", sdxl) + data % (512, 250, 1, "f32", "gradient = { cut = 100 }") + more
+    more = d_emb(256, 4) % "D3" + lora
     return start % ("adapter", f"{folder}/middle") + data % (256, 30, 2, "f32", "gradient = { cut = 20 }") + more
 
 
@@ -110,6 +115,7 @@ def main():
     parser.add_argument("cases", nargs="*", metavar="CASE", default=cases)
     parser.add_argument("--folder", default="/tmp/plan-accuracy")
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--sdxl", metavar="DIR")
     args = parser.parse_intermixed_args()
     photos = os.path.abspath(args.photos)
     if "adapter" in args.cases:
@@ -118,7 +124,7 @@ def main():
     for case in args.cases:
         shutil.rmtree(f"{args.folder}/run", ignore_errors=True)
         path = f"{args.folder}/{case}.toml"
-        write(path, config(case, args.folder, photos, args.steps))
+        write(path, config(case, args.folder, photos, args.steps, args.sdxl and os.path.abspath(args.sdxl)))
         begin = time.perf_counter()
         plan = json.loads(subprocess.run([args.program, "train", path, "--plan", "--json"], stdout=subprocess.PIPE, check=True).stdout)["plan"]
         took = time.perf_counter() - begin

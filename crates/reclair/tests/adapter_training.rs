@@ -138,6 +138,78 @@ fn what_sdxl_is_told_about_sizes_matters() {
 }
 
 #[test]
+fn latents_are_read_once_and_whatever_is_there_changes_nothing() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    photos(at);
+    sdxl(&at.join("prior"));
+    let run = |name: &str, data: &str| config(at, name, SDXL, data, "batch = 2");
+    works(&["train", text(&run("plain", ""))]);
+    let first = run("first", "cache_latents = 3");
+    let plan = works(&["train", text(&first), "--plan", "--json"]).stdout;
+    let plan: serde_json::Value = serde_json::from_slice(&plan).expect("JSON");
+    let announced = plan["plan"]["latent_cache_bytes"].as_u64();
+    works(&["train", text(&first)]);
+    let place = |name: &str| {
+        let found = std::fs::read_dir(at.join(name).join("latents")).expect("kept");
+        let found: Vec<_> = found.map(|entry| entry.expect("an entry").path()).collect();
+        assert_eq!(found.len(), 1, "one key");
+        found[0].clone()
+    };
+    let kept = place("first");
+    let files = || -> Vec<PathBuf> {
+        let found = std::fs::read_dir(&kept).expect("kept");
+        let mut files: Vec<_> = found.map(|entry| entry.expect("an entry").path()).collect();
+        files.sort();
+        files
+    };
+    assert_eq!(files().len(), 3);
+    // Three latents of four channels, of half the crop.
+    let values: u64 = 3 * 4 * 16 * 16;
+    assert_eq!(announced, Some(3 * 4 * values));
+    let file = SafetensorsFile::open(&files()[0]).expect("latents");
+    assert_eq!(file.shape("hq"), Some(&[4, 16, 16][..]));
+    // The first pass sees what a run without sees, up to the rounding of a batch; the second comes back to the first sample.
+    let (plain, cached) = (log(&at.join("plain")), log(&at.join("first")));
+    assert!((plain[0][0] - cached[0][0]).abs() <= 1e-5 * plain[0][0]);
+    assert!((plain[2][0] - cached[2][0]).abs() > 1e-4 * plain[2][0]);
+    // A run that finds two of the three, and one that finds all and no photograph that could be opened.
+    for (name, found) in [("second", 2), ("third", 3)] {
+        let next = run(name, "cache_latents = 3");
+        let to = at
+            .join(name)
+            .join("latents")
+            .join(kept.file_name().expect("a key"));
+        std::fs::create_dir_all(&to).expect("makes the folder");
+        for file in &files()[..found] {
+            std::fs::copy(file, to.join(file.file_name().expect("a name"))).expect("copies");
+        }
+        works(&["train", text(&next)]);
+        assert_eq!(place(name), to);
+        assert!(
+            weights(at, "first", TRAINED) == weights(at, name, TRAINED),
+            "{name}"
+        );
+    }
+    // Another key where samples are drawn otherwise.
+    let other = run("other", "cache_latents = 3\nreduce = [1.0, 2.0]");
+    works(&["train", text(&other)]);
+    assert_ne!(place("other").file_name(), kept.file_name());
+    let damaged = run("damaged", "cache_latents = 3");
+    let to = at
+        .join("damaged/latents")
+        .join(kept.file_name().expect("a key"));
+    std::fs::create_dir_all(&to).expect("makes the folder");
+    let wrong = at.join("prior/unet/diffusion_pytorch_model.safetensors");
+    std::fs::copy(wrong, to.join("00000000.safetensors")).expect("copies");
+    let why = refuses(&["train", text(&damaged)]);
+    assert!(
+        why.contains("holds no sample's latents; delete it"),
+        "{why}"
+    );
+}
+
+#[test]
 fn a_cached_encoding_that_is_none_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = folder.path();

@@ -4,7 +4,7 @@
 //! `FOLDER` is a prior in diffusers' layout, of which the network alone is read, in the type it is stored in. `INPUTS`
 //! holds `sample`, `lq`, `timestep`, `text`, `pooled` and, for SDXL, `time_ids`. The prediction goes to `OUT`; a JSON
 //! line with seconds and peak memory goes to stdout. With `--adapter` a fresh Restoration Adapter and LoRA at the
-//! paper's sizes are written to that folder in bfloat16, read back, and stepped with, turn by turn with the bare prior.
+//! paper's sizes are written to that folder in bfloat16, read back, and stepped with, each alone and both, turn by turn with the bare prior.
 
 #![expect(clippy::print_stdout, reason = "the line is the result")]
 

@@ -369,6 +369,10 @@ impl TrainConfig {
                 "only stage \"adapter\" reads frozen text encoders: leave text_encoder_models out",
             ),
             (
+                self.data.cache_latents > 0 && whole_only,
+                "this stage trains an encoder: leave data.cache_latents out",
+            ),
+            (
                 self.data.cache_text && trains_text,
                 "this stage trains the text encoder: leave data.cache_text out",
             ),

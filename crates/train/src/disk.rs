@@ -33,7 +33,7 @@ fn enough(place: &Path, what: &str, bytes: u64, free: Option<u64>) -> Result<(),
     };
     let gb = |bytes: u64| bytes as f64 / 1e9;
     Err(Error::Input(format!(
-        "{}: {what} take {:.2} GB and the disk has {:.2} GB left; free some, give `out` on another disk, or leave data.cache_text out",
+        "{}: {what} take {:.2} GB and the disk has {:.2} GB left; free some, give `out` on another disk, or cache less ([data] cache_text, cache_latents)",
         place.display(),
         gb(bytes),
         gb(free)

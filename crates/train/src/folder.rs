@@ -156,8 +156,8 @@ fn trim(path: &Path, step: usize) -> Result<BTreeSet<String>, Error> {
     Ok(notes)
 }
 
-/// Where below its folder a run writes through temporary files, with the folders in `prior` and `adapter`.
-const PLACES: [&str; 4] = ["", "text", "prior", "adapter"];
+/// Where below its folder a run writes through temporary files, with the folders in `latents`, `prior` and `adapter`.
+const PLACES: [&str; 5] = ["", "text", "latents", "prior", "adapter"];
 
 /// Removes the temporary files that a killed run left where it writes. Other folders in `folder` are not its business, nor are
 /// files with other names.
@@ -165,7 +165,7 @@ fn remove_half_written(folder: &Path) -> Result<(), Error> {
     for place in PLACES {
         let place_path = folder.join(place);
         remove_temporary(&place_path)?;
-        if ["prior", "adapter"].contains(&place) {
+        if ["latents", "prior", "adapter"].contains(&place) {
             for part in folders(&place_path)? {
                 remove_temporary(&part)?;
             }
@@ -246,6 +246,7 @@ mod tests {
         let places = [
             "",
             "text",
+            "latents/0123456789abcdef",
             "prior",
             "prior/unet",
             "adapter",

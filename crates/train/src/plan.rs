@@ -46,6 +46,9 @@ pub struct Plan {
     pub seconds_per_step: f64,
     /// Bytes on disk of the prompts' encodings, where they are kept (`data.cache_text`); checkpoints and results aside.
     pub text_cache_bytes: u64,
+    /// What latents that are read once take on disk, bytes, in all; 0 where none are kept. The time of a step is that of one whose
+    /// latents are not there yet.
+    pub latent_cache_bytes: u64,
     /// Expected peak memory of this process, where the system tells it (Linux).
     pub peak_bytes: Option<u64>,
     /// Memory that is free for it now, where the system tells it (Linux).
@@ -123,6 +126,7 @@ pub fn plan(config: &TrainConfig, device: &Device, ranks: &dyn Ranks) -> Result<
         steps: config.optimise.steps,
         seconds_per_step,
         text_cache_bytes: objective.disk_bytes(&photos),
+        latent_cache_bytes: objective.latents("")?.map_or(0, |(_, bytes)| bytes),
         peak_bytes: before
             .zip(peak_bytes())
             .map(|peaks| frozen.peak_bytes(peaks, to_keep)),

@@ -88,8 +88,14 @@ pub fn run(
         Stage::Encoder => Box::new(Encoder::new(config, device)?),
         _ => Box::new(Denoise::new(config, device)?),
     };
-    let photos = Arc::new(Photos::open(&config.data, config.seed)?);
-    let origin = Origin::of(config, photos.list_hash()?)?;
+    let photos = Photos::open(&config.data, config.seed)?;
+    let listed = photos.list_hash()?;
+    let latents = objective.latents(&listed)?;
+    if let Some((cache, bytes)) = &latents {
+        cache.check_room(*bytes)?;
+    }
+    let photos = Arc::new(photos.with_latents(latents.map(|(cache, _)| cache)));
+    let origin = Origin::of(config, listed)?;
     let initial = objective.initial()?;
     let shapes = shapes_of(&initial);
     let mut state = match State::load(&config.out, &origin)? {

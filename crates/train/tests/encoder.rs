@@ -18,7 +18,7 @@ use priors::{
 use restore::adapter::ENCODER_FOLDER;
 use train::{
     config::{EncoderLoss, EncoderTarget, TrainConfig},
-    data::{Place, Sample},
+    data::{Encoded, Place, Sample},
     objective::{Encoder, Objective, tensor_from_images},
     optimise::{AdamW, Named, clip},
 };
@@ -56,6 +56,7 @@ fn sample(i: usize) -> Sample {
         drawn: vec![],
         name: i.to_string(),
         passed_over: vec![],
+        encoded: Encoded::Never,
         place: Place {
             photo_px: [32, 32],
             corner_px: [0, 0],

@@ -13,8 +13,9 @@ use serde_json::Value;
 
 use super::{Given, Replaced, shards};
 use crate::{
-    Error, json, known,
+    Error, json,
     kind::Kind,
+    known,
     single_file::{Configs, EncoderNames, PARTS, SingleFile, T5_TOKENIZER, Wanted, part},
     tokenizer::ClipTokenizer,
     weights::{Edit, Precision, SafetensorsFile, View, Weights},

@@ -195,6 +195,7 @@ fn plain(args: &PreviewArgs) -> anyhow::Result<Data> {
         workers: 1,
         null_text: 0.0,
         cache_text: false,
+        cache_latents: 0,
     })
 }
 

@@ -136,13 +136,12 @@ fn print_plan(args: &Args, plan: &Plan, ranks: usize) -> anyhow::Result<()> {
         Some(bytes) => format!("{:.2} GB", bytes as f64 / 1e9),
         None => "unknown on this system".to_owned(),
     };
-    let on_disk = match plan.text_cache_bytes {
+    let on_disk = |what: &str, bytes: u64| match bytes {
         0 => String::new(),
-        bytes => format!(
-            "; encoded prompts take {:.3} GB on disk",
-            bytes as f64 / 1e9
-        ),
+        bytes => format!("; {what} take {:.3} GB on disk", bytes as f64 / 1e9),
     };
+    let on_disk = on_disk("encoded prompts", plan.text_cache_bytes)
+        + &on_disk("latents", plan.latent_cache_bytes);
     let all = Duration::from_secs_f64(plan.seconds_per_step * plan.steps as f64);
     writeln!(
         out,

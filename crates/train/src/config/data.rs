@@ -40,6 +40,10 @@ pub struct Data {
     /// result is the same.
     #[serde(default, skip_serializing_if = "is_default")]
     pub cache_text: bool,
+    /// How many samples are drawn before they come again, their latents being kept in `latents/` of the run's folder, so that
+    /// the frozen autoencoder reads each once; 0 draws a new one every time.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub cache_latents: usize,
 }
 
 /// What becomes of photographs with a side smaller than the crop.

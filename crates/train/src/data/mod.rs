@@ -3,6 +3,7 @@
 //! Sample `i` of a run is the same whatever the number of workers and wherever the run was resumed.
 
 pub mod caption;
+mod latents;
 mod loader;
 mod shard;
 mod source;
@@ -20,8 +21,10 @@ use pixels::{
 };
 use rand::RngExt;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use latents::{Encoded, LatentCache, Latents};
 pub use loader::Loader;
 pub use source::{Picture, pictures};
 
@@ -49,10 +52,12 @@ pub struct Sample {
     pub name: String,
     /// Why photographs that were drawn before this one could not be decoded.
     pub passed_over: Vec<String>,
+    /// Where its latents are.
+    pub encoded: Encoded,
 }
 
 /// Where in its photograph a crop is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// Height and width of the photograph as it is stored.
     pub photo_px: [usize; 2],
@@ -75,6 +80,7 @@ pub struct Photos {
     laws: Vec<(Degradation, f64)>,
     seed: u64,
     cache: Mutex<Cache>,
+    latents: Option<Arc<LatentCache>>,
 }
 
 #[derive(Debug, Default)]
@@ -130,7 +136,15 @@ impl Photos {
             laws,
             seed,
             cache: Mutex::default(),
+            latents: None,
         })
+    }
+
+    /// Draws the samples of this cache, and those that it holds from there.
+    #[must_use]
+    pub(crate) fn with_latents(mut self, cache: Option<LatentCache>) -> Self {
+        self.latents = cache.map(Arc::new);
+        self
     }
 
     /// What became of photographs with a side smaller than the crop, where there are any.
@@ -205,12 +219,26 @@ impl Photos {
         Ok(hex(&hash.finalize()))
     }
 
-    /// Sample number `index`. A photograph that cannot be decoded is passed over for another, drawn from a stream
-    /// of its own.
+    /// Sample number `index`; where latents are kept, one of those that are. A photograph that cannot be decoded is passed
+    /// over for another, drawn from a stream of its own.
     ///
     /// # Errors
     /// A photograph that cannot be read, or too many in a row that cannot be decoded.
     pub fn sample(&self, index: usize) -> Result<Sample, Error> {
+        let Some(cache) = &self.latents else {
+            return self.drawn(index);
+        };
+        let which = cache.which(index);
+        if let Some(sample) = cache.load(which)? {
+            return Ok(sample);
+        }
+        Ok(Sample {
+            encoded: Encoded::Later(cache.clone(), which),
+            ..self.drawn(which)?
+        })
+    }
+
+    fn drawn(&self, index: usize) -> Result<Sample, Error> {
         let mut rng = stream(self.seed, &format!("sample {index}"));
         let first = rng.random_range(0..self.pictures.len());
         let (which, photo, passed_over) = self.decodable(index, first)?;
@@ -244,6 +272,7 @@ impl Photos {
                 place,
                 name,
                 passed_over,
+                encoded: Encoded::Never,
             });
         };
         let degraded = degrade(&hq, law, &mut rng, OutputSize::Input);
@@ -256,6 +285,7 @@ impl Photos {
             place,
             name,
             passed_over,
+            encoded: Encoded::Never,
         })
     }
 

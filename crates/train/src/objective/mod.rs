@@ -29,7 +29,7 @@ pub use vae::Vae;
 
 use crate::{
     Error,
-    data::{Photos, Sample},
+    data::{LatentCache, Photos, Sample},
     optimise::Named,
 };
 
@@ -96,6 +96,14 @@ pub trait Objective: Sync {
     /// What [`Objective::prepare`] makes on disk, bytes, in all; a rehearsal knows it.
     fn disk_bytes(&self, _photos: &Photos) -> u64 {
         0
+    }
+
+    /// Where latents are kept that are read once, and what they take there, bytes, in all; `data` is of the photographs.
+    ///
+    /// # Errors
+    /// Files of the model that cannot be read.
+    fn latents(&self, _data: &str) -> Result<Option<(LatentCache, u64)>, Error> {
+        Ok(None)
     }
 
     /// The trained tensors as they start.

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     Error,
     config::{Sizes, Stage},
-    data::{Place, Sample},
+    data::{Encoded, Latents, Place, Sample},
     walk::Inputs,
 };
 
@@ -26,24 +26,70 @@ impl Denoise {
         vae.latent_from_image(lq)
     }
 
-    /// What the networks get, what they should say, and what each value's error is multiplied with.
-    pub(super) fn feed(
-        &self,
-        batch: &[Sample],
-        draws: &mut [ChaCha8Rng],
-    ) -> Result<(Inputs, Tensor<4>, Tensor<4>), Error> {
-        let hq: Vec<&Image> = batch.iter().map(|sample| &sample.hq).collect();
-        let lq: Vec<&Image> = batch.iter().map(|sample| &sample.lq).collect();
+    /// The latents of the clean and of the degraded crops, and those that the adapter sees.
+    fn latents_of(&self, batch: &[Sample]) -> Result<[Tensor<4>; 3], Error> {
+        if batch
+            .iter()
+            .all(|one| matches!(one.encoded, Encoded::Never))
+        {
+            let hq: Vec<&Image> = batch.iter().map(|sample| &sample.hq).collect();
+            let lq: Vec<&Image> = batch.iter().map(|sample| &sample.lq).collect();
+            return Ok(self.encode(&hq, &lq));
+        }
+        // Each for itself, so that its latents do not depend on which others were there.
+        let mut each = [vec![], vec![], vec![]];
+        for sample in batch {
+            let encoded = match &sample.encoded {
+                Encoded::Once(latents) => self.tensors(latents),
+                Encoded::Never => self.encode(&[&sample.hq], &[&sample.lq]),
+                Encoded::Later(cache, which) => {
+                    let encoded = self.encode(&[&sample.hq], &[&sample.lq]);
+                    cache.store(*which, sample, &latents(&encoded))?;
+                    encoded
+                }
+            };
+            each.iter_mut()
+                .zip(encoded)
+                .for_each(|(all, one)| all.push(one));
+        }
+        Ok(each.map(|all| Tensor::cat(all, 0)))
+    }
+
+    fn encode(&self, hq: &[&Image], lq: &[&Image]) -> [Tensor<4>; 3] {
         let z_hq = self
             .vae
-            .latent_from_image(tensor_from_images(&hq, &self.device));
-        let lq = tensor_from_images(&lq, &self.device);
+            .latent_from_image(tensor_from_images(hq, &self.device));
+        let lq = tensor_from_images(lq, &self.device);
         let c_lq = self.c_lq(lq.clone());
         // A target shows the degradation, which a robust encoder does not see.
         let z_lq = match self.robust {
             Some(_) => self.vae.latent_from_image(lq),
             None => c_lq.clone(),
         };
+        [z_hq, z_lq, c_lq]
+    }
+
+    fn tensors(&self, latents: &Latents) -> [Tensor<4>; 3] {
+        let Latents {
+            shape,
+            hq,
+            lq,
+            seen,
+        } = latents;
+        let [c, h, w] = *shape;
+        [hq, lq, seen].map(|values| {
+            let data = TensorData::new(values.clone(), [1, c, h, w]);
+            Tensor::from_data(data, (&self.device, DType::F32))
+        })
+    }
+
+    /// What the networks get, what they should say, and what each value's error is multiplied with.
+    pub(super) fn feed(
+        &self,
+        batch: &[Sample],
+        draws: &mut [ChaCha8Rng],
+    ) -> Result<(Inputs, Tensor<4>, Tensor<4>), Error> {
+        let [z_hq, z_lq, c_lq] = self.latents_of(batch)?;
         let b = batch.len();
         let column = |values: Vec<f64>| -> Tensor<4> {
             let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
@@ -110,7 +156,10 @@ impl Denoise {
 
     /// What a prior that takes sizes is told about a sample.
     fn time_ids(&self, sample: &Sample) -> [f32; 6] {
-        let crop = [sample.hq.height, sample.hq.width];
+        let crop = match sample.encoded {
+            Encoded::Once(_) => [self.config.data.crop_px; 2],
+            _ => [sample.hq.height, sample.hq.width],
+        };
         match self.config.denoise.sizes {
             Sizes::Crop => uncropped(crop),
             Sizes::Photo => {
@@ -137,5 +186,20 @@ impl Denoise {
             None => error,
         };
         error.square().mean()
+    }
+}
+
+/// Host values of one sample's latents.
+fn latents(encoded: &[Tensor<4>; 3]) -> Latents {
+    let [_, c, h, w] = encoded[0].dims();
+    let [hq, lq, seen] = encoded.each_ref().map(|tensor| {
+        let data = tensor.to_data().convert::<f32>();
+        data.try_into_vec().expect("converted to f32")
+    });
+    Latents {
+        shape: [c, h, w],
+        hq,
+        lq,
+        seen,
     }
 }

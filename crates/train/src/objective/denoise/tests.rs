@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     config::{DenoiseLoss, Sizes},
-    data::Place,
+    data::{Encoded, Place},
     priors_on_disk,
     walk::{Inputs, Text},
 };
@@ -91,6 +91,7 @@ fn batch(phase: f32) -> Vec<Sample> {
         drawn: vec![],
         name: i.to_string(),
         passed_over: vec![],
+        encoded: Encoded::Never,
         place: Place {
             photo_px: [480 + i, 640],
             corner_px: [7, 11 + i],
