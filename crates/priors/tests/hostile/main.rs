@@ -2,10 +2,11 @@
 //!
 //! They lie beside this, made by `make.py`.
 
-use std::path::{Path, PathBuf};
+mod harness;
+
+use std::path::Path;
 
 use burn::tensor::Device;
-use peak_alloc::PeakAlloc;
 use priors::{
     clip::ClipText,
     folder::{Folder, NETWORK_FILE},
@@ -20,50 +21,11 @@ use priors::{
 };
 use serde_json::Value;
 
-#[global_allocator]
-static PEAK: PeakAlloc = PeakAlloc;
-
-/// More than any of these may take.
-const LARGE: usize = 16 << 20;
-
-fn all_in(folder: &str) -> Vec<PathBuf> {
-    let place = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/hostile")
-        .join(folder);
-    let entries = std::fs::read_dir(place).expect("the folder");
-    let mut all: Vec<PathBuf> = entries
-        .map(|entry| entry.expect("an entry").path())
-        .collect();
-    all.sort();
-    all
-}
-
-/// The error of `result`, which names the file in one line and cost little memory. One test at a time: the allocator is shared.
-fn refused<T>(path: &Path, what: impl FnOnce(&Path) -> Result<T, priors::Error>) -> String {
-    let before = PEAK.current_usage();
-    PEAK.reset_peak_usage();
-    let name = name_of(path);
-    let why = match what(path) {
-        Ok(_) => panic!("{name} was not refused"),
-        Err(why) => why.to_string(),
-    };
-    let took = PEAK.peak_usage().saturating_sub(before);
-    assert!(took < LARGE, "{name} took {took} bytes");
-    assert!(
-        why.contains(&name) && !why.contains('\n') && why.len() < 1000,
-        "{name}: {why}"
-    );
-    why
-}
+use harness::{all_in, cheap, name_of, refused};
 
 #[test]
 fn hostile_files_are_refused() {
-    let files = all_in("files");
-    assert_eq!(
-        files.len(),
-        36,
-        "files that are not in the repository test nothing"
-    );
+    let files = all_in("files", 36);
     for path in &files {
         let name = name_of(path);
         // As a checkpoint that someone names.
@@ -92,12 +54,7 @@ fn hostile_files_are_refused() {
 }
 
 fn indexes_are_refused() {
-    let folders = all_in("indexes");
-    assert_eq!(
-        folders.len(),
-        21,
-        "files that are not in the repository test nothing"
-    );
+    let folders = all_in("indexes", 21);
     for path in &folders {
         let network = format!("{}/{NETWORK_FILE}", name_of(path));
         let above = path.parent().expect("indexes").to_owned();
@@ -107,12 +64,7 @@ fn indexes_are_refused() {
 
 /// A tokenizer that is read although it lies gives ids that the encoder may not have, which the model refuses.
 fn tokenizers_are_refused() {
-    let files = all_in("tokenizers");
-    assert_eq!(
-        files.len(),
-        30,
-        "files that are not in the repository test nothing"
-    );
+    let files = all_in("tokenizers", 30);
     let vocab = br#"{"<|startoftext|>":0,"<|endoftext|>":1,"a":2,"b":3,"ab</w>":4,"b</w>":5}"#;
     let clip = |vocab: &[u8], merges: &[u8], path: &Path| {
         ClipTokenizer::new(vocab, merges, &Value::Null, 8, path)
@@ -136,18 +88,8 @@ fn tokenizers_are_refused() {
     }
 }
 
-fn name_of(path: &Path) -> String {
-    let name = path.file_name().expect("a name");
-    name.to_string_lossy().into_owned()
-}
-
 fn configurations_are_refused() {
-    let files = all_in("configs");
-    assert_eq!(
-        files.len(),
-        66,
-        "files that are not in the repository test nothing"
-    );
+    let files = all_in("configs", 66);
     let device = Device::flex();
     for path in &files {
         let name = name_of(path);
@@ -174,21 +116,20 @@ fn any_byte_may_be_changed() {
     whole.extend([0; 8]);
     let path = Path::new("x.safetensors");
     assert!(SafetensorsFile::from_bytes(whole.clone().into(), path).is_ok());
-    PEAK.reset_peak_usage();
-    let before = PEAK.current_usage();
-    for i in 0..whole.len() {
-        for byte in 0..=255 {
-            let mut changed = whole.clone();
-            changed[i] = byte;
-            let Ok(file) = SafetensorsFile::from_bytes(changed.into(), path) else {
-                continue;
-            };
-            Kind::of_file(&file);
-            for name in file.names() {
-                drop((file.data(name), file.float(name)));
+    cheap("x.safetensors", || {
+        for i in 0..whole.len() {
+            for byte in 0..=255 {
+                let mut changed = whole.clone();
+                changed[i] = byte;
+                let Ok(file) = SafetensorsFile::from_bytes(changed.into(), path) else {
+                    continue;
+                };
+                Kind::of_file(&file);
+                for name in file.names() {
+                    drop((file.data(name), file.float(name)));
+                }
             }
+            assert!(SafetensorsFile::from_bytes(whole[..i].to_vec().into(), path).is_err());
         }
-        assert!(SafetensorsFile::from_bytes(whole[..i].to_vec().into(), path).is_err());
-    }
-    assert!(PEAK.peak_usage() < before + LARGE);
+    });
 }
