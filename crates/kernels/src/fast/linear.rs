@@ -47,30 +47,13 @@ pub(crate) fn forward(
     weight: Stored<'_>,
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
-    let LinearShape {
-        n,
-        d_in,
-        d_out,
-        products,
-    } = *shape;
+    if shape.n > FEW {
+        return forward_packed(isa, shape, x, weight, bias, None);
+    }
+    let LinearShape { n, d_in, d_out, .. } = *shape;
     assert_eq!(x.len(), n * d_in);
     // SAFETY: the product writes every value.
     let mut y = unsafe { unwritten(n * d_out) };
-    if n > FEW {
-        let product = Gemm {
-            m: n,
-            n: d_out,
-            k: d_in,
-            a: rows(Stored::F32(x), d_in),
-            b: rows(weight, d_in),
-            batch: 1,
-            more: None,
-            bias: bias.map_or(Bias::None, Bias::Columns),
-            products,
-        };
-        gemm::run(isa, &product, &mut y);
-        return y;
-    }
     let operands = Dot {
         a: weight,
         m: d_out,
@@ -86,15 +69,6 @@ pub(crate) fn forward(
     y
 }
 
-/// A low-rank update's part in a product: `low` `[rows, rank]` times `factor`, of another layout each time.
-fn more<'a>(low: &'a [f32], rank: usize, factor: Operand<'a>) -> Option<More<'a>> {
-    Some(More {
-        k: rank,
-        a: rows(Stored::F32(low), rank),
-        b: factor,
-    })
-}
-
 /// `y + low bT`, `[n, d_out]`, for `y` the linear map's and `low` `[n, rank]`, `b` `[d_out, rank]`.
 pub(crate) fn forward_low_rank(
     isa: Isa,
@@ -105,30 +79,11 @@ pub(crate) fn forward_low_rank(
     low: &[f32],
     b: Stored<'_>,
 ) -> Vec<f32> {
-    let LinearShape {
-        n,
-        d_in,
-        d_out,
-        products,
-    } = *shape;
-    let rank = b.len() / d_out;
-    assert_eq!((x.len(), low.len()), (n * d_in, n * rank));
-    if n > FEW {
-        // SAFETY: the product writes every value.
-        let mut y = unsafe { unwritten(n * d_out) };
-        let product = Gemm {
-            m: n,
-            n: d_out,
-            k: d_in,
-            a: rows(Stored::F32(x), d_in),
-            b: rows(weight, d_in),
-            batch: 1,
-            more: more(low, rank, rows(b, rank)),
-            bias: bias.map_or(Bias::None, Bias::Columns),
-            products,
-        };
-        gemm::run(isa, &product, &mut y);
-        return y;
+    let rank = b.len() / shape.d_out;
+    assert_eq!(low.len(), shape.n * rank);
+    if shape.n > FEW {
+        let update = more(low, rank, rows(b, rank));
+        return forward_packed(isa, shape, x, weight, bias, update);
     }
     let mut y = forward(isa, shape, x, weight, bias);
     let update = LinearShape {
@@ -138,6 +93,47 @@ pub(crate) fn forward_low_rank(
     let term = forward(isa, &update, low, b, None);
     y.iter_mut().zip(term).for_each(|(y, term)| *y += term);
     y
+}
+
+fn forward_packed(
+    isa: Isa,
+    shape: &LinearShape,
+    x: &[f32],
+    weight: Stored<'_>,
+    bias: Option<&[f32]>,
+    more: Option<More<'_>>,
+) -> Vec<f32> {
+    let LinearShape {
+        n,
+        d_in,
+        d_out,
+        products,
+    } = *shape;
+    assert_eq!(x.len(), n * d_in);
+    // SAFETY: the product writes every value.
+    let mut y = unsafe { unwritten(n * d_out) };
+    let product = Gemm {
+        m: n,
+        n: d_out,
+        k: d_in,
+        a: rows(Stored::F32(x), d_in),
+        b: rows(weight, d_in),
+        batch: 1,
+        more,
+        bias: bias.map_or(Bias::None, Bias::Columns),
+        products,
+    };
+    gemm::run(isa, &product, &mut y);
+    y
+}
+
+/// A low-rank update's part in a product: `low` `[rows, rank]` times `factor`, of another layout each time.
+fn more<'a>(low: &'a [f32], rank: usize, factor: Operand<'a>) -> Option<More<'a>> {
+    Some(More {
+        k: rank,
+        a: rows(Stored::F32(low), rank),
+        b: factor,
+    })
 }
 
 /// Contiguous along the sum.
