@@ -16,10 +16,12 @@ use kernels::{
 use timing::{best, peak};
 
 /// Name, rows, inputs, outputs.
-const LINEAR: [(&str, usize, usize, usize); 6] = [
+const LINEAR: [(&str, usize, usize, usize); 8] = [
     ("matmul 2048", 2048, 2048, 2048),
     ("linear 1024 x 1280 -> 1280", 1024, 1280, 1280),
     ("linear 1024 x 1280 -> 10240", 1024, 1280, 10240),
+    ("linear 256 x 1280 -> 1280", 256, 1280, 1280),
+    ("linear 256 x 1280 -> 10240", 256, 1280, 10240),
     ("linear 4096 x 640 -> 640", 4096, 640, 640),
     ("linear 77 x 2048 -> 1280", 77, 2048, 1280),
     ("linear 1 x 1280 -> 1280", 1, 1280, 1280),
