@@ -1,7 +1,10 @@
 //! The `reclair` program.
 
-mod allocator;
 mod cli;
+
+/// Large, short-lived buffers are the rule here; the system's allocator returns each to the kernel.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
     match cli::main() {

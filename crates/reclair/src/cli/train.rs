@@ -46,7 +46,6 @@ pub(super) struct Args {
 
 /// Runs it.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    crate::allocator::keep_for_a_while();
     let ranks = join()?;
     let result = train(args, ranks.as_ref());
     if let (true, Err(why)) = (ranks.count() > 1, &result) {
