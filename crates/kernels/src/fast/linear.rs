@@ -110,9 +110,7 @@ fn forward_packed(
         products,
     } = *shape;
     assert_eq!(x.len(), n * d_in);
-    // SAFETY: the product writes every value.
-    let mut y = unsafe { unwritten(n * d_out) };
-    let product = Gemm {
+    let gemm = Gemm {
         m: n,
         n: d_out,
         k: d_in,
@@ -123,8 +121,15 @@ fn forward_packed(
         bias: bias.map_or(Bias::None, Bias::Columns),
         products,
     };
-    gemm::run(isa, &product, &mut y);
-    y
+    product(isa, &gemm)
+}
+
+/// The product as a vector of its own.
+fn product(isa: Isa, gemm: &Gemm<'_>) -> Vec<f32> {
+    // SAFETY: the product writes every value.
+    let mut out = unsafe { unwritten(gemm.m * gemm.n) };
+    gemm::run(isa, gemm, &mut out);
+    out
 }
 
 /// A low-rank update's part in a product: `low` `[rows, rank]` times `factor`, of another layout each time.
@@ -191,9 +196,7 @@ fn input_grad_with(
         d_out,
         products,
     } = *shape;
-    // SAFETY: the product writes every value.
-    let mut dx = unsafe { unwritten(n * d_in) };
-    let product = Gemm {
+    let gemm = Gemm {
         m: n,
         n: d_in,
         k: d_out,
@@ -204,8 +207,7 @@ fn input_grad_with(
         bias: Bias::None,
         products,
     };
-    gemm::run(isa, &product, &mut dx);
-    dx
+    product(isa, &gemm)
 }
 
 /// The gradient of the weight, `[d_out, d_in]`.
@@ -216,9 +218,7 @@ pub(crate) fn weight_grad(isa: Isa, shape: &LinearShape, x: &[f32], dy: &[f32]) 
         d_out,
         products,
     } = *shape;
-    // SAFETY: the product writes every value.
-    let mut dw = unsafe { unwritten(d_out * d_in) };
-    let product = Gemm {
+    let gemm = Gemm {
         m: d_out,
         n: d_in,
         k: n,
@@ -229,8 +229,7 @@ pub(crate) fn weight_grad(isa: Isa, shape: &LinearShape, x: &[f32], dy: &[f32]) 
         bias: Bias::None,
         products,
     };
-    gemm::run(isa, &product, &mut dw);
-    dw
+    product(isa, &gemm)
 }
 
 /// The gradient of the bias, `[d_out]`: sums over rows, in f64.
