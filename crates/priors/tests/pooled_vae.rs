@@ -1,7 +1,11 @@
 //! The autoencoder in tiles beside the whole picture at once.
 
+use std::path::Path;
+
 use burn::tensor::{Device, Tensor};
 use priors::{
+    kind::Kind,
+    known,
     vae::{AutoencoderKl, VaeConfig},
     weights::Weights,
 };
@@ -145,4 +149,21 @@ fn rayon_pool(threads: usize) -> rayon::ThreadPool {
         .num_threads(threads)
         .build()
         .expect("a pool")
+}
+
+/// What docs/benchmarks.md says of SDXL's.
+#[test]
+fn a_picture_not_much_larger_than_a_tile_is_as_small_whole() {
+    let folder = known::configs(Kind::SdxlBase).expect("known");
+    let config = folder.json("vae/config.json").expect("JSON");
+    let blank = Weights::blank(&Device::flex());
+    let vae = AutoencoderKl::from_json(&config, Path::new("vae"), &blank).expect("supported");
+    let whole = |size| {
+        vae.pooled_plans(size, 512, 1 << 30)
+            .map(|plan| plan.is_whole_as_small())
+    };
+    // Encoding, decoding.
+    assert_eq!(whole([512, 768]), [true, true]);
+    assert_eq!(whole([768, 768]), [true, false]);
+    assert_eq!(whole([1024, 1024]), [false, false]);
 }

@@ -169,13 +169,11 @@ impl<'a> Tiles<'a> {
             return [Way::Blended; 2];
         };
         let (tile_px, budget) = tiling;
-        self.plans([self.height, self.width], tiling).map(|plan| {
-            if plan.whole_bytes <= plan.kept_bytes + plan.tile_bytes {
-                Way::Whole
-            } else {
-                Way::Pooled { tile_px, budget }
-            }
-        })
+        let way = |plan: Plan| match plan.is_whole_as_small() {
+            true => Way::Whole,
+            false => Way::Pooled { tile_px, budget },
+        };
+        self.plans([self.height, self.width], tiling).map(way)
     }
 
     /// What encoding and decoding take, in terms of one tile's.
@@ -194,19 +192,18 @@ impl<'a> Tiles<'a> {
         let all = self.plans([self.height, self.width], tiling);
         let tile = latent.tiles()[0];
         let one = self.plans([tile.height, tile.width], tiling);
-        let ways = self.ways();
-        let of = |i: usize| match ways[i] {
-            Way::Whole => (
+        let of = |i: usize| match all[i].is_whole_as_small() {
+            true => (
                 all[i].least_work,
                 all[i].whole_bytes.saturating_sub(one[i].whole_bytes),
             ),
-            _ => (all[i].work, all[i].kept_bytes),
+            false => (all[i].work, all[i].kept_bytes),
         };
         let [(encode, encode_bytes), (decode, decode_bytes)] = [of(0), of(1)];
         VaeWork {
-            tiles: match ways[0] {
-                Way::Whole => 1,
-                _ => all[0].stages[0].tiles(),
+            tiles: match all[0].is_whole_as_small() {
+                true => 1,
+                false => all[0].stages[0].tiles(),
             },
             times: [encode / one[0].least_work, decode / one[1].least_work],
             bytes: encode_bytes.max(decode_bytes),

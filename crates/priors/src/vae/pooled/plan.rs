@@ -101,6 +101,13 @@ pub struct Plan {
     pub least_work: f64,
 }
 
+impl Plan {
+    /// Whether the whole at once takes no more memory than tiles and what they keep.
+    pub fn is_whole_as_small(&self) -> bool {
+        self.whole_bytes <= self.kept_bytes + self.tile_bytes
+    }
+}
+
 /// Features of a size that are in memory at once: a convolution's input and output, and what is remembered.
 const LIVE: usize = 3;
 
