@@ -13,12 +13,60 @@ pub(super) const DEPTH: usize = 16;
 /// Elements of a tile.
 pub(super) const TILE: usize = SIDE * DEPTH;
 
-/// Results of up to two by two tiles, [row of tiles][column of tiles][row][column].
+/// Results of up to two by two tiles, by rows.
 #[repr(C, align(64))]
-pub(super) struct Results(pub(super) [[[[f32; SIDE]; SIDE]; 2]; 2]);
+#[derive(Clone)]
+pub(super) struct Results(pub(super) [[f32; 2 * SIDE]; 2 * SIDE]);
+
+impl Results {
+    /// Zeros.
+    pub(super) const ZERO: Self = Self([[0.0; 2 * SIDE]; 2 * SIDE]);
+
+    /// Where they are.
+    pub(super) fn place(&mut self) -> Place {
+        Place {
+            at: self.0.as_mut_ptr().cast(),
+            stride: 4 * 2 * SIDE,
+        }
+    }
+}
+
+/// Where up to two by two tiles lie.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Place {
+    /// The first row.
+    pub(super) at: *mut f32,
+    /// Bytes between rows; 0 where all are the same.
+    pub(super) stride: usize,
+}
+
+/// What comes next and is fetched meanwhile into the second-level cache: with every step one line of each of four rows.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Next {
+    /// The first row; it need not be valid.
+    pub(super) at: *const u8,
+    /// Bytes between rows.
+    pub(super) stride: usize,
+    /// Bytes from a step's lines to the next step's.
+    pub(super) step: usize,
+}
+
+impl Next {
+    /// Nothing but what is there already.
+    pub(super) fn nothing(there: *const f32) -> Self {
+        Self {
+            at: there.cast(),
+            stride: 0,
+            step: 0,
+        }
+    }
+}
 
 /// Operands of up to two by two result tiles.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(super) struct Operands<'a> {
     /// The first step's left tile.
     pub(super) a: *const f32,
@@ -36,13 +84,19 @@ pub(super) struct Operands<'a> {
     pub(super) b_stride: usize,
     /// Bytes from `b` to each step's right tile.
     pub(super) steps: &'a [usize],
+    /// What the products are added to.
+    pub(super) start: Place,
+    /// Where the sums go.
+    pub(super) out: Place,
+    /// What is fetched meanwhile.
+    pub(super) next: Next,
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod x86 {
-    use std::{arch::asm, marker::PhantomData, sync::OnceLock};
+    use std::{arch::asm, marker::PhantomData, mem::offset_of, sync::OnceLock};
 
-    use super::{Operands, Results};
+    use super::Operands;
 
     /// Whether the processor has the tiles and the system lets this process use them.
     pub(in crate::fast) fn is_available() -> bool {
@@ -103,51 +157,82 @@ mod x86 {
             })
         }
 
-        /// `results += a b` for `M` rows and `N` columns of tiles.
+        /// `out = start + a b` for `M` rows and `N` columns of tiles.
         ///
         /// # Safety
-        /// Every tile that the operands describe is valid for reading.
+        /// Every tile that the operands describe is valid for reading, those of `out` for writing.
         #[inline(always)]
-        pub(in crate::fast) unsafe fn multiply<const M: usize, const N: usize>(
-            &self,
-            operands: &Operands<'_>,
-            results: &mut Results,
-        ) {
+        unsafe fn multiply<const M: usize, const N: usize>(&self, operands: &Operands<'_>) {
             const { assert!(M == 1 || M == 2) };
             const { assert!(N == 1 || N == 2) };
-            if operands.steps.is_empty() {
-                return;
-            }
+            assert!(!operands.steps.is_empty());
             let steps = operands.steps.as_ptr_range();
             macro_rules! run {
                 ($load:literal, $products:literal, $store:literal) => {
-                    // SAFETY: by the caller's promise; `self` says that the tiles are configured, and the
-                    // results are as large as the tiles that are loaded and stored. LLVM uses no tile on its own.
+                    // SAFETY: by the caller's promise; `self` says that the tiles are configured. LLVM uses no
+                    // tile on its own.
                     unsafe {
                         asm!(
+                            "mov {s}, [{o} + {START_STRIDE}]",
+                            "mov {a0}, [{o} + {START}]",
+                            "mov {a1}, {s}",
+                            "shl {a1}, 4",
+                            "add {a1}, {a0}",
                             $load,
+                            "mov {s}, [{o} + {A_STRIDE}]",
+                            "mov {a0}, [{o} + {A}]",
+                            "mov {a1}, {a0}",
+                            "add {a1}, [{o} + {A_SECOND}]",
+                            "mov {bs}, [{o} + {B_STRIDE}]",
+                            "mov {b2}, [{o} + {B_SECOND}]",
+                            "mov {next}, [{o} + {NEXT}]",
+                            "mov {ns}, [{o} + {NEXT_STRIDE}]",
                             "2:",
                             "mov {at}, [{step}]",
-                            "add {at}, {b}",
+                            "add {at}, [{o} + {B}]",
                             $products,
-                            "add {a0}, {a_step}",
-                            "add {a1}, {a_step}",
+                            "lea {at}, [{next} + 2 * {ns}]",
+                            "prefetcht1 [{next}]",
+                            "prefetcht1 [{next} + {ns}]",
+                            "prefetcht1 [{at}]",
+                            "prefetcht1 [{at} + {ns}]",
+                            "add {next}, [{o} + {NEXT_STEP}]",
+                            "add {a0}, [{o} + {A_STEP}]",
+                            "add {a1}, [{o} + {A_STEP}]",
                             "add {step}, 8",
                             "cmp {step}, {end}",
                             "jne 2b",
+                            "mov {s}, [{o} + {OUT_STRIDE}]",
+                            "mov {a0}, [{o} + {OUT}]",
+                            "mov {a1}, {s}",
+                            "shl {a1}, 4",
+                            "add {a1}, {a0}",
                             $store,
+                            o = in(reg) operands,
                             step = inout(reg) steps.start => _,
                             end = in(reg) steps.end,
                             at = out(reg) _,
-                            b = in(reg) operands.b,
-                            bs = in(reg) operands.b_stride,
-                            b2 = in(reg) operands.b_second,
-                            a0 = inout(reg) operands.a => _,
-                            a1 = inout(reg) operands.a.wrapping_byte_add(operands.a_second) => _,
-                            sa = in(reg) operands.a_stride,
-                            a_step = in(reg) operands.a_step,
-                            out = in(reg) results,
-                            row = in(reg) 64usize,
+                            bs = out(reg) _,
+                            b2 = out(reg) _,
+                            a0 = out(reg) _,
+                            a1 = out(reg) _,
+                            s = out(reg) _,
+                            next = out(reg) _,
+                            ns = out(reg) _,
+                            A = const offset_of!(Operands<'_>, a),
+                            A_SECOND = const offset_of!(Operands<'_>, a_second),
+                            A_STRIDE = const offset_of!(Operands<'_>, a_stride),
+                            A_STEP = const offset_of!(Operands<'_>, a_step),
+                            B = const offset_of!(Operands<'_>, b),
+                            B_SECOND = const offset_of!(Operands<'_>, b_second),
+                            B_STRIDE = const offset_of!(Operands<'_>, b_stride),
+                            START = const offset_of!(Operands<'_>, start.at),
+                            START_STRIDE = const offset_of!(Operands<'_>, start.stride),
+                            OUT = const offset_of!(Operands<'_>, out.at),
+                            OUT_STRIDE = const offset_of!(Operands<'_>, out.stride),
+                            NEXT = const offset_of!(Operands<'_>, next.at),
+                            NEXT_STRIDE = const offset_of!(Operands<'_>, next.stride),
+                            NEXT_STEP = const offset_of!(Operands<'_>, next.step),
                             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                             options(nostack)
@@ -157,56 +242,75 @@ mod x86 {
             }
             match (M, N) {
                 (1, 1) => run!(
-                    "tileloadd tmm0, [{out} + {row}]",
+                    "tileloadd tmm0, [{a0} + {s}]",
                     "tileloadd tmm6, [{at} + {bs}]
-                     tileloadd tmm4, [{a0} + {sa}]
-                     tdpbf16ps tmm0, tmm4, tmm6
-                     /* {b2} */",
-                    "tilestored [{out} + {row}], tmm0"
+                     tileloadd tmm4, [{a0} + {s}]
+                     tdpbf16ps tmm0, tmm4, tmm6",
+                    "tilestored [{a0} + {s}], tmm0"
                 ),
                 (1, 2) => run!(
-                    "tileloadd tmm0, [{out} + {row}]
-                     tileloadd tmm1, [{out} + {row} + 1024]",
+                    "tileloadd tmm0, [{a0} + {s}]
+                     tileloadd tmm1, [{a0} + {s} + 64]",
                     "tileloadd tmm6, [{at} + {bs}]
-                     tileloadd tmm4, [{a0} + {sa}]
+                     tileloadd tmm4, [{a0} + {s}]
                      add {at}, {b2}
                      tdpbf16ps tmm0, tmm4, tmm6
                      tileloadd tmm7, [{at} + {bs}]
                      tdpbf16ps tmm1, tmm4, tmm7",
-                    "tilestored [{out} + {row}], tmm0
-                     tilestored [{out} + {row} + 1024], tmm1"
+                    "tilestored [{a0} + {s}], tmm0
+                     tilestored [{a0} + {s} + 64], tmm1"
                 ),
                 (2, 1) => run!(
-                    "tileloadd tmm0, [{out} + {row}]
-                     tileloadd tmm2, [{out} + {row} + 2048]",
+                    "tileloadd tmm0, [{a0} + {s}]
+                     tileloadd tmm2, [{a1} + {s}]",
                     "tileloadd tmm6, [{at} + {bs}]
-                     tileloadd tmm4, [{a0} + {sa}]
+                     tileloadd tmm4, [{a0} + {s}]
                      tdpbf16ps tmm0, tmm4, tmm6
-                     tileloadd tmm5, [{a1} + {sa}]
-                     tdpbf16ps tmm2, tmm5, tmm6
-                     /* {b2} */",
-                    "tilestored [{out} + {row}], tmm0
-                     tilestored [{out} + {row} + 2048], tmm2"
+                     tileloadd tmm5, [{a1} + {s}]
+                     tdpbf16ps tmm2, tmm5, tmm6",
+                    "tilestored [{a0} + {s}], tmm0
+                     tilestored [{a1} + {s}], tmm2"
                 ),
                 _ => run!(
-                    "tileloadd tmm0, [{out} + {row}]
-                     tileloadd tmm1, [{out} + {row} + 1024]
-                     tileloadd tmm2, [{out} + {row} + 2048]
-                     tileloadd tmm3, [{out} + {row} + 3072]",
+                    "tileloadd tmm0, [{a0} + {s}]
+                     tileloadd tmm1, [{a0} + {s} + 64]
+                     tileloadd tmm2, [{a1} + {s}]
+                     tileloadd tmm3, [{a1} + {s} + 64]",
                     "tileloadd tmm6, [{at} + {bs}]
-                     tileloadd tmm4, [{a0} + {sa}]
+                     tileloadd tmm4, [{a0} + {s}]
                      add {at}, {b2}
                      tdpbf16ps tmm0, tmm4, tmm6
-                     tileloadd tmm5, [{a1} + {sa}]
+                     tileloadd tmm5, [{a1} + {s}]
                      tdpbf16ps tmm2, tmm5, tmm6
                      tileloadd tmm7, [{at} + {bs}]
                      tdpbf16ps tmm1, tmm4, tmm7
                      tdpbf16ps tmm3, tmm5, tmm7",
-                    "tilestored [{out} + {row}], tmm0
-                     tilestored [{out} + {row} + 1024], tmm1
-                     tilestored [{out} + {row} + 2048], tmm2
-                     tilestored [{out} + {row} + 3072], tmm3"
+                    "tilestored [{a0} + {s}], tmm0
+                     tilestored [{a0} + {s} + 64], tmm1
+                     tilestored [{a1} + {s}], tmm2
+                     tilestored [{a1} + {s} + 64], tmm3"
                 ),
+            }
+        }
+
+        /// [`Self::multiply`] for `rows` and `columns` of tiles, 1 or 2 each.
+        ///
+        /// # Safety
+        /// As there.
+        #[inline(always)]
+        pub(in crate::fast) unsafe fn run(
+            &self,
+            [rows, columns]: [usize; 2],
+            operands: &Operands<'_>,
+        ) {
+            // SAFETY: by the caller's promise.
+            unsafe {
+                match (rows, columns) {
+                    (1, 1) => self.multiply::<1, 1>(operands),
+                    (1, _) => self.multiply::<1, 2>(operands),
+                    (_, 1) => self.multiply::<2, 1>(operands),
+                    _ => self.multiply::<2, 2>(operands),
+                }
             }
         }
     }
@@ -224,7 +328,7 @@ pub(super) use x86::{Tiles, is_available};
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 mod none {
-    use super::{Operands, Results};
+    use super::Operands;
 
     /// There are no tiles.
     pub(in crate::fast) fn is_available() -> bool {
@@ -241,11 +345,7 @@ mod none {
         }
 
         /// Never runs.
-        pub(in crate::fast) unsafe fn multiply<const M: usize, const N: usize>(
-            &self,
-            _: &Operands<'_>,
-            _: &mut Results,
-        ) {
+        pub(in crate::fast) unsafe fn run(&self, _: [usize; 2], _: &Operands<'_>) {
             match *self {}
         }
     }

@@ -27,6 +27,24 @@ impl<'a> Stored<'a> {
         }
     }
 
+    /// Where it begins.
+    #[inline(always)]
+    pub(super) fn start(self) -> *const f32 {
+        match self {
+            Self::F32(values) => values.as_ptr(),
+            Self::Bf16(values) => values.as_ptr().cast(),
+            Self::F16(values) => values.as_ptr().cast(),
+        }
+    }
+
+    /// Bytes of a value.
+    pub(super) fn bytes(self) -> usize {
+        match self {
+            Self::F32(_) => 4,
+            Self::Bf16(_) | Self::F16(_) => 2,
+        }
+    }
+
     /// `count` values from `start`.
     pub(super) fn part(self, start: usize, count: usize) -> Self {
         match self {

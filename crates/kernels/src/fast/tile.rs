@@ -11,7 +11,7 @@
 use std::marker::PhantomData;
 
 use super::{
-    amx::{self, DEPTH, SIDE, TILE, Tiles},
+    amx::{self, DEPTH, Next, Place, SIDE, TILE, Tiles},
     isa::Isa,
     pairs::{Kernel, Pair, Product, Single},
     simd::{Job, Simd, dispatch, dispatch_pairs},
@@ -98,7 +98,7 @@ impl Job for RunTiles<'_> {
             })
             .collect();
         let vectors = strip.pixels.div_ceil(SIDE);
-        let mut results = amx::Results([[[[0.0; SIDE]; SIDE]; 2]; 2]);
+        let mut results = amx::Results::ZERO;
         let mut m0 = 0;
         for blocks in strip.blocks.chunks(2) {
             let rows = blocks.len();
@@ -116,7 +116,7 @@ impl Job for RunTiles<'_> {
                 };
                 // SAFETY: `run`'s caller promised the addresses.
                 unsafe {
-                    window.start(s, &mut results);
+                    let (start, out) = window.places(s, &mut results);
                     let operands = amx::Operands {
                         a: first.as_ptr(),
                         a_second: (second.as_ptr() as usize).wrapping_sub(first.as_ptr() as usize),
@@ -126,14 +126,14 @@ impl Job for RunTiles<'_> {
                         b_second: 4 * (strip.offset::<S>(v + columns - 1) - strip.offset::<S>(v)),
                         b_stride: 4 * strip.x_stride,
                         steps: &steps,
+                        start,
+                        out,
+                        next: Next::nothing(strip.x),
                     };
-                    match (rows, columns) {
-                        (1, 1) => tiles.multiply::<1, 1>(&operands, &mut results),
-                        (1, _) => tiles.multiply::<1, 2>(&operands, &mut results),
-                        (_, 1) => tiles.multiply::<2, 1>(&operands, &mut results),
-                        _ => tiles.multiply::<2, 2>(&operands, &mut results),
+                    tiles.run([rows, columns], &operands);
+                    if !window.is_whole() {
+                        window.store(s, &results);
                     }
-                    window.store(s, &results);
                 }
             }
             m0 += blocks.iter().map(|block| block.0).sum::<usize>();
@@ -156,7 +156,7 @@ struct Window<'a> {
 impl Window<'_> {
     /// Calls `f` with every output row's address in the strip, place in the results, channel and pixels.
     #[inline(always)]
-    fn each_row(&self, mut f: impl FnMut(usize, [usize; 3], usize, usize)) {
+    fn each_row(&self, mut f: impl FnMut(usize, [usize; 2], usize, usize)) {
         let mut channel = self.m0;
         for (i, block) in self.blocks.iter().enumerate() {
             for row in 0..block.0 {
@@ -164,21 +164,52 @@ impl Window<'_> {
                     let first = (self.v + n) * SIDE;
                     let valid = (self.strip.pixels - first).min(SIDE);
                     let at = channel * self.strip.y_stride + first;
-                    f(at, [i, n, row], channel, valid);
+                    f(at, [i * SIDE + row, n * SIDE], channel, valid);
                 }
                 channel += 1;
             }
         }
     }
 
-    /// What the results start from.
+    /// Whether all tiles are full, so that they lie in the output as they are.
+    fn is_whole(&self) -> bool {
+        self.blocks.iter().all(|block| block.0 == SIDE)
+            && (self.v + self.columns) * SIDE <= self.strip.pixels
+    }
+
+    /// What the tiles start from and where they go: the results where not both are in the output.
+    ///
+    /// # Safety
+    /// As `run`.
+    #[inline(always)]
+    unsafe fn places<S: Simd>(&self, s: S, results: &mut amx::Results) -> (Place, Place) {
+        let strip = self.strip;
+        let output = Place {
+            // SAFETY: as `run`.
+            at: unsafe { strip.y.add(self.m0 * strip.y_stride + self.v * SIDE) },
+            stride: 4 * strip.y_stride,
+        };
+        let whole = self.is_whole();
+        if !(whole && matches!(strip.start, Start::Output)) {
+            // SAFETY: as `run`.
+            unsafe { self.start(s, results) };
+        }
+        let place = results.place();
+        match (whole, strip.start) {
+            (true, Start::Output) => (output, output),
+            (true, _) => (place, output),
+            (false, _) => (place, place),
+        }
+    }
+
+    /// Writes what the results start from.
     ///
     /// # Safety
     /// As `run`.
     #[inline(always)]
     unsafe fn start<S: Simd>(&self, s: S, results: &mut amx::Results) {
         let strip = self.strip;
-        self.each_row(|at, [i, n, row], channel, valid| {
+        self.each_row(|at, [row, column], channel, valid| {
             // SAFETY: as `run`; a row of the results is a vector.
             unsafe {
                 let value = match strip.start {
@@ -186,7 +217,7 @@ impl Window<'_> {
                     Start::Bias(bias) => s.splat(*bias.add(channel)),
                     Start::Output => s.load_part(strip.y.add(at), valid),
                 };
-                s.store(results.0[i][n][row].as_mut_ptr(), value);
+                s.store(results.0[row][column..][..SIDE].as_mut_ptr(), value);
             }
         });
     }
@@ -197,10 +228,10 @@ impl Window<'_> {
     /// As `run`.
     #[inline(always)]
     unsafe fn store<S: Simd>(&self, s: S, results: &amx::Results) {
-        self.each_row(|at, [i, n, row], _, valid| {
+        self.each_row(|at, [row, column], _, valid| {
             // SAFETY: as `run`; a row of the results is a vector.
             unsafe {
-                let value = s.load(results.0[i][n][row].as_ptr());
+                let value = s.load(results.0[row][column..][..SIDE].as_ptr());
                 s.store_part(self.strip.y.add(at), value, valid);
             }
         });

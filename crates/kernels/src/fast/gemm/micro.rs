@@ -1,7 +1,6 @@
 //! The innermost loops: a block of packed rows times a packed panel.
 
 use super::super::{
-    amx::{self, DEPTH, SIDE, TILE, Tiles},
     isa::Isa,
     pairs::{Kernel, Pair, Product, Single},
     simd::{Job, Simd, dispatch, dispatch_pairs},
@@ -24,7 +23,7 @@ pub(in super::super) enum Start<'a> {
 
 /// Rows of `a` and where their products go.
 pub(in super::super) struct Block<'a> {
-    /// `[depth, rows]`; for tiles all chunks of it, `[rows / 16, padded / 16, 16, 16]`.
+    /// `[depth, rows]`.
     pub(in super::super) a: &'a [f32],
     /// Rows.
     pub(in super::super) rows: usize,
@@ -46,12 +45,8 @@ pub(in super::super) struct Micro<'a> {
     pub(in super::super) columns: usize,
     /// Floats between rows of the result.
     pub(in super::super) c_stride: usize,
-    /// The chunk's first element.
-    pub(in super::super) k0: usize,
     /// Elements of the chunk.
     pub(in super::super) depth: usize,
-    /// Elements of a packed row, all chunks.
-    pub(in super::super) padded: usize,
     /// The panel that comes next, of the same size: it is fetched while this one is used.
     pub(in super::super) next: *const f32,
 }
@@ -64,7 +59,7 @@ pub(in super::super) unsafe fn run(isa: Isa, kernel: Kernel, micro: &Micro<'_>) 
     match kernel {
         Kernel::Single => dispatch(isa, Vectors::<Single>(micro, PhantomData)),
         Kernel::Pair => dispatch_pairs(isa, Vectors::<Pair>(micro, PhantomData)),
-        Kernel::Tiles => dispatch(isa, WithTiles(micro)),
+        Kernel::Tiles => unreachable!("tiles have tasks of their own"),
     }
 }
 
@@ -147,7 +142,7 @@ unsafe fn tile<S: Simd, P: Product, const M: usize, const N: usize>(
             // SAFETY: `valid` values of this row are the caller's promise.
             unsafe {
                 let c = block.c.add(m * c_stride + n * S::LANES);
-                let from = start(s, block, m, n * S::LANES, c, valid);
+                let from = begin(s, block.start, m, n * S::LANES, c, valid);
                 put(s, c, s.add(from, sum), valid);
             }
         }
@@ -159,9 +154,9 @@ unsafe fn tile<S: Simd, P: Product, const M: usize, const N: usize>(
 /// # Safety
 /// `valid` values at `c` may be read.
 #[inline(always)]
-unsafe fn start<S: Simd>(
+pub(super) unsafe fn begin<S: Simd>(
     s: S,
-    block: &Block<'_>,
+    start: Start<'_>,
     m: usize,
     column: usize,
     c: *const f32,
@@ -177,7 +172,7 @@ unsafe fn start<S: Simd>(
             }
         }
     };
-    match block.start {
+    match start {
         Start::Zero => s.splat(0.0),
         Start::Row(bias) => s.splat(bias[m]),
         Start::Column(bias) => get(bias[column..column + valid].as_ptr()),
@@ -190,76 +185,13 @@ unsafe fn start<S: Simd>(
 /// # Safety
 /// They may be written.
 #[inline(always)]
-unsafe fn put<S: Simd>(s: S, c: *mut f32, v: S::V, valid: usize) {
+pub(super) unsafe fn put<S: Simd>(s: S, c: *mut f32, v: S::V, valid: usize) {
     // SAFETY: by the caller's promise.
     unsafe {
         if valid == S::LANES {
             s.store(c, v);
         } else {
             s.store_part(c, v, valid);
-        }
-    }
-}
-
-struct WithTiles<'a>(&'a Micro<'a>);
-
-impl Job for WithTiles<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let micro = self.0;
-        let Micro {
-            k0,
-            depth,
-            padded,
-            columns,
-            c_stride,
-            ..
-        } = *micro;
-        assert_eq!(S::LANES, SIDE, "tiles come with AVX-512");
-        assert!(k0.is_multiple_of(DEPTH) && depth.is_multiple_of(DEPTH));
-        assert_eq!(micro.b.len(), depth * micro.width);
-        let tiles = Tiles::new().expect("the set has tiles");
-        let row = 4 * micro.width;
-        let steps: Vec<usize> = (0..depth / DEPTH).map(|i| i * DEPTH * row).collect();
-        let mut results = amx::Results([[[[0.0; SIDE]; SIDE]; 2]; 2]);
-        let (tall, wide) = (SIDE * padded, columns > SIDE);
-        for block in micro.blocks {
-            assert_eq!(block.a.len(), block.rows.next_multiple_of(SIDE) * padded);
-            let valid = |n: usize| columns.saturating_sub(n * SIDE).min(SIDE);
-            // SAFETY: the operands' lengths were just checked, the result is the caller's promise.
-            unsafe {
-                for m in 0..block.rows {
-                    for n in 0..1 + usize::from(wide) {
-                        let c = block.c.add(m * c_stride + n * SIDE);
-                        let from = start(s, block, m, n * SIDE, c, valid(n));
-                        s.store(results.0[m / SIDE][n][m % SIDE].as_mut_ptr(), from);
-                    }
-                }
-                let operands = amx::Operands {
-                    a: block.a.as_ptr().add(k0 / DEPTH * TILE),
-                    a_second: 4 * tall,
-                    a_stride: 4 * DEPTH,
-                    a_step: 4 * TILE,
-                    b: micro.b.as_ptr(),
-                    b_second: 4 * SIDE,
-                    b_stride: row,
-                    steps: &steps,
-                };
-                match (block.rows > SIDE, wide) {
-                    (false, false) => tiles.multiply::<1, 1>(&operands, &mut results),
-                    (false, true) => tiles.multiply::<1, 2>(&operands, &mut results),
-                    (true, false) => tiles.multiply::<2, 1>(&operands, &mut results),
-                    (true, true) => tiles.multiply::<2, 2>(&operands, &mut results),
-                }
-                for m in 0..block.rows {
-                    for n in 0..1 + usize::from(wide) {
-                        let c = block.c.add(m * c_stride + n * SIDE);
-                        let v = s.load(results.0[m / SIDE][n][m % SIDE].as_ptr());
-                        put(s, c, v, valid(n));
-                    }
-                }
-            }
         }
     }
 }

@@ -12,6 +12,7 @@
 
 pub(super) mod micro;
 mod pack;
+mod tiles;
 
 use std::ops::Range;
 
@@ -184,7 +185,11 @@ pub(super) fn run(isa: Isa, gemm: &Gemm<'_>, out: &mut [f32]) {
     }
     let padded = stretches[stretches.len() - 1].elements.end;
     let chunk = padded
-        .div_ceil(padded.div_ceil(CHUNK))
+        .div_ceil(padded.div_ceil(if kernel == Kernel::Tiles {
+            tiles::chunk()
+        } else {
+            CHUNK
+        }))
         .next_multiple_of(kernel.depth());
     let plan = Plan {
         isa,
@@ -234,6 +239,17 @@ impl Plan<'_> {
         let rows: usize = (0..most_blocks)
             .map(|i| self.blocks.room(self.kernel, i))
             .sum();
+        if self.kernel == Kernel::Tiles {
+            // SAFETY: packing writes what is read.
+            let mut a = unsafe { Kept::new(self.padded * rows) };
+            let out = Shared::new(out);
+            for m0 in (0..blocks).step_by(most_blocks) {
+                let range = m0..blocks.min(m0 + most_blocks);
+                self.pack_blocks(range.clone(), a.get_mut());
+                self.by_tiles(range, panels_each, a.get(), &out);
+            }
+            return;
+        }
         // SAFETY: packing writes what is read.
         let (mut a, mut b) = unsafe {
             (
@@ -260,8 +276,8 @@ impl Plan<'_> {
     /// Packs, by the machine's own rounding where products are of pairs.
     fn pack(&self, job: Pack<'_>) {
         match self.kernel {
-            Kernel::Pair => dispatch_pairs(self.isa, job),
-            _ => dispatch(self.isa, job),
+            Kernel::Single => dispatch(self.isa, job),
+            Kernel::Pair | Kernel::Tiles => dispatch_pairs(self.isa, job),
         }
     }
 
@@ -288,6 +304,7 @@ impl Plan<'_> {
                     first: self.blocks.starts[block],
                     rows,
                     k: stretch.k,
+                    skip: 0,
                     values: self.kernel.values(),
                     layout: match self.kernel {
                         Kernel::Tiles => Layout::Tiles,
@@ -302,27 +319,36 @@ impl Plan<'_> {
     }
 
     fn pack_panels(&self, range: Range<usize>, panels_each: usize, to: &mut [f32]) {
-        let n = self.gemm.n;
         to[..range.len() * self.padded * self.width]
             .par_chunks_mut(self.padded * self.width)
             .zip(range)
-            .for_each(|(to, panel)| {
-                let (image, first) = (panel / panels_each, panel % panels_each * self.width);
-                for stretch in &self.stretches {
-                    self.pack(Pack {
-                        from: stretch.b,
-                        offset: image * n * stretch.k,
-                        first,
-                        rows: self.width.min(n - first),
-                        k: stretch.k,
-                        values: self.kernel.values(),
-                        layout: Layout::Interleaved(self.width),
-                        elements: stretch.elements.clone(),
-                        padded: self.padded,
-                        to: &mut *to,
-                    });
-                }
+            .for_each(|(to, panel)| self.pack_panel(panel, panels_each, 0..self.padded, to));
+    }
+
+    /// Packs `elements` of a panel.
+    fn pack_panel(&self, panel: usize, panels_each: usize, elements: Range<usize>, to: &mut [f32]) {
+        let n = self.gemm.n;
+        let (image, first) = (panel / panels_each, panel % panels_each * self.width);
+        for stretch in &self.stretches {
+            let start = elements.start.max(stretch.elements.start);
+            let end = elements.end.min(stretch.elements.end);
+            if start >= end {
+                continue;
+            }
+            self.pack(Pack {
+                from: stretch.b,
+                offset: image * n * stretch.k,
+                first,
+                rows: self.width.min(n - first),
+                k: stretch.k,
+                skip: start - stretch.elements.start,
+                values: self.kernel.values(),
+                layout: Layout::Interleaved(self.width),
+                elements: start - elements.start..end - elements.start,
+                padded: self.padded,
+                to: &mut *to,
             });
+        }
     }
 
     /// The packed blocks times the packed panels.
@@ -374,6 +400,16 @@ impl Plan<'_> {
         });
     }
 
+    /// What a part of the result starts from.
+    fn start(&self, k0: usize, rows: Range<usize>, columns: Range<usize>) -> Start<'_> {
+        match self.gemm.bias {
+            _ if k0 > 0 => Start::Output,
+            Bias::None => Start::Zero,
+            Bias::Rows(bias) => Start::Row(&bias[rows]),
+            Bias::Columns(bias) => Start::Column(&bias[columns]),
+        }
+    }
+
     /// One chunk of a panel times a task's blocks.
     #[expect(clippy::too_many_arguments, reason = "one call, in an inner loop")]
     fn panel(
@@ -393,20 +429,11 @@ impl Plan<'_> {
         let blocks: Vec<Block<'_>> = rows
             .map(|block| {
                 let size = self.blocks.sizes[block];
-                let room = self.blocks.room(self.kernel, block);
                 let at = self.rows_before(first, block) * self.padded;
-                // Chunks of a block follow each other; those of tiles are two rows of tiles.
-                let part = match self.kernel {
-                    Kernel::Tiles => &a[at..at + room * self.padded],
-                    _ => &a[at + k0 * size..at + (k0 + depth) * size],
-                };
+                // Chunks of a block follow each other.
+                let part = &a[at + k0 * size..at + (k0 + depth) * size];
                 let row = self.blocks.starts[block];
-                let start = match self.gemm.bias {
-                    _ if k0 > 0 => Start::Output,
-                    Bias::None => Start::Zero,
-                    Bias::Rows(bias) => Start::Row(&bias[row..row + size]),
-                    Bias::Columns(bias) => Start::Column(&bias[n0..n0 + columns]),
-                };
+                let start = self.start(k0, row..row + size, n0..n0 + columns);
                 // SAFETY: these rows and columns are this task's alone.
                 let c = unsafe { out.at((image * m + row) * n + n0, (size - 1) * n + columns) };
                 Block {
@@ -423,9 +450,7 @@ impl Plan<'_> {
             width: self.width,
             columns,
             c_stride: n,
-            k0,
             depth,
-            padded: self.padded,
             next: b.as_ptr().wrapping_add(self.padded * self.width),
         };
         // SAFETY: the blocks' outputs are valid, as just checked, and no one else's.

@@ -20,14 +20,18 @@ pub(super) enum Layout {
     Tiles,
 }
 
-/// Packs rows `first..first + rows` of an operand, all of `k`, as `elements` of packed rows, zeros at their end.
+/// Packs rows `first..first + rows` of an operand, from element `skip` on, as `elements` of packed rows, with zeros after
+/// the operand's end.
 pub(super) struct Pack<'a> {
     pub(super) from: Operand<'a>,
     /// Values before the operand's first.
     pub(super) offset: usize,
     pub(super) first: usize,
     pub(super) rows: usize,
+    /// All values of a row.
     pub(super) k: usize,
+    /// Elements of the operand before the first that is packed.
+    pub(super) skip: usize,
     /// Values of an element, 1 or 2.
     pub(super) values: usize,
     pub(super) layout: Layout,
@@ -58,27 +62,36 @@ impl Job for Pack<'_> {
             Layout::Interleaved(rows) => rows,
             Layout::Tiles => self.rows.next_multiple_of(SIDE),
         };
+        // By rows: a vector is elements of a row. By elements: a vector is rows of an element.
+        let by_rows = self.from.k_stride == 1;
+        let turned = by_rows != matches!(self.layout, Layout::Tiles);
+        let to = std::mem::take(&mut self.to);
         for e0 in (0..self.elements.len()).step_by(lanes) {
             for r0 in (0..room).step_by(lanes) {
                 let rows = self.rows.saturating_sub(r0).min(lanes);
-                // By rows: a vector is elements of a row. By elements: a vector is rows of an element.
-                let by_rows = self.from.k_stride == 1;
-                if by_rows {
-                    self.rows_of(s, r0, rows, e0, &mut first);
+                let pairs = if turned {
+                    self.pairs(s, r0, rows, self.skip + e0)
                 } else {
-                    self.elements_of(s, r0, rows, e0, &mut first);
-                }
-                let want_rows = matches!(self.layout, Layout::Tiles);
-                let square = if by_rows == want_rows {
-                    &first
-                } else {
-                    // SAFETY: both squares hold `lanes` rows of `lanes`.
-                    unsafe {
-                        s.transpose(first.0.as_ptr(), lanes, second.0.as_mut_ptr(), lanes);
-                    }
-                    &second
+                    None
                 };
-                self.put(s, square, room, r0, e0);
+                // No closures: they would not be compiled for the set.
+                match (pairs, by_rows) {
+                    (Some(_), _) => {}
+                    (None, true) => self.rows_of(s, r0, rows, self.skip + e0, &mut first),
+                    (None, false) => self.elements_of(s, r0, rows, self.skip + e0, &mut first),
+                }
+                if !turned {
+                    self.put(s, &first, to, room, r0, e0);
+                    continue;
+                }
+                let (from, from_stride) = pairs.unwrap_or((first.0.as_ptr(), lanes));
+                let place = self.place(lanes, to, room, r0, e0);
+                let (at, stride) = place.unwrap_or((second.0.as_mut_ptr(), lanes));
+                // SAFETY: all are `lanes` rows of `lanes`.
+                unsafe { s.transpose(from, from_stride, at, stride) };
+                if place.is_none() {
+                    self.put(s, &second, to, room, r0, e0);
+                }
             }
         }
     }
@@ -89,6 +102,65 @@ impl Pack<'_> {
     #[inline(always)]
     fn at(&self, r: usize, k: usize) -> usize {
         self.offset + (self.first + r) * self.from.row_stride + k * self.from.k_stride
+    }
+
+    /// A square of pairs as they lie in the operand, and the elements between its rows.
+    #[inline(always)]
+    fn pairs<S: Simd>(
+        &self,
+        s: S,
+        r0: usize,
+        rows: usize,
+        e0: usize,
+    ) -> Option<(*const f32, usize)> {
+        let (Stored::Bf16(bits), 2) = (self.from.values, self.values) else {
+            return None;
+        };
+        let stride = self.from.row_stride;
+        let whole = rows == S::LANES && (e0 + S::LANES) * 2 <= self.k;
+        if !whole || self.from.k_stride != 1 || !stride.is_multiple_of(2) {
+            return None;
+        }
+        let last = self.at(r0 + rows - 1, e0 * 2);
+        let pairs: *const f32 = bits[self.at(r0, e0 * 2)..last + 2 * S::LANES]
+            .as_ptr()
+            .cast();
+        for r in 0..rows {
+            s.prefetch(pairs.wrapping_add(r * stride / 2).wrapping_byte_add(AHEAD));
+        }
+        Some((pairs, stride / 2))
+    }
+
+    /// Where a square belongs that is whole, and the elements between its rows.
+    #[inline(always)]
+    fn place(
+        &self,
+        lanes: usize,
+        to: &mut [f32],
+        room: usize,
+        r0: usize,
+        e0: usize,
+    ) -> Option<(*mut f32, usize)> {
+        match self.layout {
+            Layout::Tiles => {
+                let to = &mut to[self.tile(r0, e0)..][..TILE];
+                Some((to.as_mut_ptr(), DEPTH))
+            }
+            Layout::Interleaved(_) => {
+                if e0 + lanes > self.elements.len() || r0 + lanes > room {
+                    return None;
+                }
+                let at = (self.elements.start + e0) * room + r0;
+                let to = &mut to[at..at + (lanes - 1) * room + lanes];
+                Some((to.as_mut_ptr(), room))
+            }
+        }
+    }
+
+    /// Where the tile of row `r0` and element `e0` begins.
+    #[inline(always)]
+    fn tile(&self, r0: usize, e0: usize) -> usize {
+        (r0 / SIDE * (self.padded / DEPTH) + (self.elements.start + e0) / DEPTH) * TILE
     }
 
     /// `square[row][element]`.
@@ -170,20 +242,27 @@ impl Pack<'_> {
 
     /// Writes a square, whose elements are counted from the first of [`Self::elements`], in the layout.
     #[inline(always)]
-    fn put<S: Simd>(&mut self, s: S, square: &Square, room: usize, r0: usize, e0: usize) {
+    fn put<S: Simd>(
+        &self,
+        s: S,
+        square: &Square,
+        to: &mut [f32],
+        room: usize,
+        r0: usize,
+        e0: usize,
+    ) {
         let lanes = S::LANES;
-        let e0 = self.elements.start + e0;
         match self.layout {
             Layout::Tiles => {
                 assert_eq!(lanes, DEPTH);
-                let at = (r0 / SIDE * (self.padded / DEPTH) + e0 / DEPTH) * TILE;
-                self.to[at..at + TILE].copy_from_slice(&square.0);
+                to[self.tile(r0, e0)..][..TILE].copy_from_slice(&square.0);
             }
             Layout::Interleaved(_) => {
+                let e0 = self.elements.start + e0;
                 let count = lanes.min(self.elements.end - e0);
                 let width = lanes.min(room - r0);
                 let rows = square.0.chunks_exact(lanes).take(count);
-                let to = &mut self.to[e0 * room..(e0 + count) * room];
+                let to = &mut to[e0 * room..(e0 + count) * room];
                 if width == lanes {
                     for (row, to) in rows.zip(to.chunks_exact_mut(room)) {
                         // SAFETY: `lanes` values from `r0` lie in a row of `room`.
@@ -204,16 +283,6 @@ impl Pack<'_> {
 }
 
 impl Stored<'_> {
-    /// Where it begins.
-    #[inline(always)]
-    fn start(self) -> *const f32 {
-        match self {
-            Stored::F32(values) => values.as_ptr(),
-            Stored::Bf16(values) => values.as_ptr().cast(),
-            Stored::F16(values) => values.as_ptr().cast(),
-        }
-    }
-
     /// The vector of values from `at` on.
     ///
     /// # Safety

@@ -75,7 +75,7 @@ pub(super) fn weight_grad(isa: Isa, shape: &ConvShape, x: &[f32], dy: &[f32]) ->
                         // SAFETY: these weights belong to this task alone, and the vector outlives it.
                         unsafe {
                             let at = ((co0 + l) * c_in + ci0 + c) * taps + first + tap;
-                            *out.at(at, 1) = sums.0[c / SIDE][l / SIDE][c % SIDE][l % SIDE];
+                            *out.at(at, 1) = sums.0[c][l];
                         }
                     }
                 }

@@ -7,7 +7,7 @@
 
 use super::{
     super::{
-        amx::{self, DEPTH, SIDE, TILE, Tiles},
+        amx::{self, DEPTH, Next, SIDE, TILE, Tiles},
         simd::{Job, Simd},
     },
     PIXELS, RUN,
@@ -30,9 +30,7 @@ pub(super) type Sums = Vec<amx::Results>;
 
 impl Block<'_> {
     fn zeros(&self) -> Sums {
-        (self.taps.iter())
-            .map(|_| amx::Results([[[[0.0; SIDE]; SIDE]; 2]; 2]))
-            .collect()
+        vec![amx::Results::ZERO; self.taps.len()]
     }
 
     pub(super) fn by_tiles(&self) -> Sums {
@@ -53,17 +51,13 @@ impl Block<'_> {
                     b_second: 4 * operands.tiles * TILE,
                     b_stride: 4 * SIDE,
                     steps: &steps[..run.len()],
+                    start: sums.place(),
+                    out: sums.place(),
+                    next: Next::nothing(dy),
                 };
                 // SAFETY: `x` has whole tiles of channels and, from any tap, whole tiles of pixels; `dy` has whole
                 // tiles of both.
-                unsafe {
-                    match (rows, columns) {
-                        (1, 1) => tiles.multiply::<1, 1>(&tile, sums),
-                        (1, _) => tiles.multiply::<1, 2>(&tile, sums),
-                        (_, 1) => tiles.multiply::<2, 1>(&tile, sums),
-                        _ => tiles.multiply::<2, 2>(&tile, sums),
-                    }
-                }
+                unsafe { tiles.run([rows, columns], &tile) };
             }
         }
         sums
@@ -184,7 +178,7 @@ unsafe fn add<S: Simd, const C: usize, const N: usize>(
     for (i, acc) in acc.iter().enumerate() {
         let c = c + i;
         for (&acc, ([group, lane], _)) in acc.iter().zip(to) {
-            let to = &mut sums.0[c / SIDE][group][c % SIDE][lane..lane + S::LANES];
+            let to = &mut sums.0[c][group * SIDE + lane..][..S::LANES];
             // SAFETY: `to` is one vector.
             unsafe { s.store(to.as_mut_ptr(), s.add(s.load(to.as_ptr()), acc)) };
         }

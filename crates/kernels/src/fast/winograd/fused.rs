@@ -80,9 +80,7 @@ impl Plan<'_> {
                         width,
                         columns: width.min(self.tiles - first_tile),
                         c_stride: width,
-                        k0: 0,
                         depth: channels,
-                        padded: channels,
                         next: a.as_ptr().wrapping_add(a.len()),
                     };
                     // SAFETY: the block's outputs are valid, as just checked, and no one else's.

@@ -255,9 +255,7 @@ impl Plan<'_> {
                     width,
                     columns: width.min(self.tiles - panel * width),
                     c_stride: stride,
-                    k0,
                     depth,
-                    padded: self.channels(),
                     next: b.as_ptr().wrapping_add(POINTS * self.tile_stride()),
                 };
                 // SAFETY: the blocks' outputs are valid, as just checked, and no one else's.

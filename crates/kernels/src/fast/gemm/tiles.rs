@@ -1,0 +1,296 @@
+//! Products by matrix tiles: a task packs the part of `b` that it multiplies, a chunk at a time, so that it never leaves the
+//! task's cache; what the next task packs is fetched from memory meanwhile.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::{
+    super::{
+        amx::{self, DEPTH, Next, Place, SIDE, TILE, Tiles},
+        packed::even_parts,
+        shared::{Scratch, Shared, with_scratch},
+        simd::{Job, Simd, dispatch},
+    },
+    Plan,
+    micro::{Start, begin, put},
+};
+
+fn env(name: &str, or: usize) -> usize {
+    std::env::var(name)
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(or)
+}
+
+/// Most elements of a chunk.
+pub(super) fn chunk() -> usize {
+    env("CHUNK", 640)
+}
+
+/// Rows and columns of a block of tiles.
+const BLOCK: usize = 2 * SIDE;
+
+impl Plan<'_> {
+    /// The packed blocks of `range` times all columns.
+    pub(super) fn by_tiles(
+        &self,
+        range: Range<usize>,
+        panels_each: usize,
+        a: &[f32],
+        out: &Shared,
+    ) {
+        assert_eq!(self.width, BLOCK);
+        let batch = self.gemm.batch;
+        let rows = even_parts(range.len(), range.len().div_ceil(env("ROWS", 1024) / BLOCK));
+        let wanted = (4 * rayon::current_num_threads()).div_ceil(batch * rows.len());
+        let most = (env("PACKED", 96 << 10) / (self.chunk * BLOCK)).max(1);
+        let columns = panels_each.div_ceil(most).max(wanted.min(panels_each));
+        let columns = even_parts(panels_each, columns);
+        let (row_starts, column_starts) = (starts(&rows), starts(&columns));
+        let part = |task: usize| {
+            let (image, task) = (
+                task / (rows.len() * columns.len()),
+                task % (rows.len() * columns.len()),
+            );
+            let (column, row) = (task / rows.len(), task % rows.len());
+            let first = image * panels_each + column_starts[column];
+            (
+                row_starts[row]..row_starts[row] + rows[row],
+                first..first + columns[column],
+            )
+        };
+        let tasks = batch * rows.len() * columns.len();
+        (0..tasks).into_par_iter().for_each(|task| {
+            let (blocks, panels) = part(task);
+            let following = (task + 1 < tasks).then(|| part(task + 1).1);
+            with_scratch(Scratch::Products, panels.len() * self.chunk * BLOCK, |b| {
+                for k0 in (0..self.padded).step_by(self.chunk) {
+                    let depth = self.chunk.min(self.padded - k0);
+                    let b = &mut b[..panels.len() * depth * BLOCK];
+                    for (panel, b) in panels.clone().zip(b.chunks_exact_mut(depth * BLOCK)) {
+                        self.pack_panel(panel, panels_each, k0..k0 + depth, b);
+                    }
+                    let next = if k0 + depth < self.padded {
+                        Some((panels.start, k0 + depth))
+                    } else {
+                        (following.clone().filter(|next| *next != panels))
+                            .map(|next| (next.start, 0))
+                    };
+                    let next = next.map(|(panel, k0)| self.rows_of_panel(panel, panels_each, k0));
+                    let job = self.task(
+                        range.start,
+                        blocks.clone(),
+                        (panels.start, panels_each),
+                        [k0, depth],
+                        [a, b],
+                        next,
+                        out,
+                    );
+                    dispatch(self.isa, job);
+                }
+            });
+        });
+    }
+
+    /// One chunk of a task; `blocks` are counted from the `first`.
+    #[expect(clippy::too_many_arguments, reason = "one call")]
+    fn task<'a>(
+        &'a self,
+        first: usize,
+        blocks: Range<usize>,
+        (panel, panels_each): (usize, usize),
+        [k0, depth]: [usize; 2],
+        [a, b]: [&'a [f32]; 2],
+        next: Option<Next>,
+        out: &Shared,
+    ) -> Task<'a> {
+        let (m, n) = (self.gemm.m, self.gemm.n);
+        let (image, n0) = (panel / panels_each, panel % panels_each * BLOCK);
+        let columns = (b.len() / depth).min(n - n0);
+        let m0 = (first + blocks.start) * BLOCK;
+        let rows = (blocks.len() * BLOCK).min(m - m0);
+        Task {
+            a: &a[blocks.start * BLOCK * self.padded..],
+            padded: self.padded,
+            rows,
+            b,
+            columns,
+            // SAFETY: these rows and columns are this task's alone.
+            c: unsafe { out.at((image * m + m0) * n + n0, (rows - 1) * n + columns) },
+            c_stride: n,
+            start: self.start(k0, m0..m0 + rows, n0..n0 + columns),
+            k0,
+            depth,
+            next: next.unwrap_or(Next::nothing(b.as_ptr())),
+        }
+    }
+
+    /// The rows of `b` that a panel is packed from, from element `k0` on.
+    fn rows_of_panel(&self, panel: usize, panels_each: usize, k0: usize) -> Next {
+        let stretch = &self.stretches[0];
+        let b = stretch.b;
+        let bytes = b.values.bytes();
+        let first = panel / panels_each * self.gemm.n * stretch.k
+            + panel % panels_each * BLOCK * b.row_stride
+            + k0 * self.kernel.values() * b.k_stride;
+        Next {
+            at: (b.values.start().cast::<u8>()).wrapping_add(bytes * first),
+            stride: bytes * b.row_stride,
+            step: bytes * self.kernel.values() * DEPTH * b.k_stride,
+        }
+    }
+}
+
+/// Where each part begins.
+fn starts(parts: &[usize]) -> Vec<usize> {
+    (parts.iter())
+        .scan(0, |at, part| Some(std::mem::replace(at, *at + part)))
+        .collect()
+}
+
+/// Packed rows times packed panels, over one chunk.
+struct Task<'a> {
+    /// All chunks of blocks of two rows of tiles, `[blocks, 2, padded / 16, 16, 16]`; the last may have one row of tiles.
+    a: &'a [f32],
+    padded: usize,
+    rows: usize,
+    /// `[panels, depth, 32]`.
+    b: &'a [f32],
+    columns: usize,
+    /// The first row's first column.
+    c: *mut f32,
+    c_stride: usize,
+    start: Start<'a>,
+    /// The chunk's first element and its elements.
+    k0: usize,
+    depth: usize,
+    /// What is fetched meanwhile: rows of `b`, as many as there are columns.
+    next: Next,
+}
+
+/// A row of zeros.
+static ZEROS: [f32; BLOCK] = [0.0; BLOCK];
+
+/// The same row again and again.
+fn every_row(row: &[f32]) -> Place {
+    Place {
+        at: row.as_ptr().cast_mut(),
+        stride: 0,
+    }
+}
+
+impl Job for Task<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        assert_eq!(S::LANES, SIDE, "tiles come with AVX-512");
+        let tiles = Tiles::new().expect("the set has tiles");
+        let steps: Vec<usize> = (0..self.depth / DEPTH)
+            .map(|i| i * DEPTH * 4 * BLOCK)
+            .collect();
+        let mut results = amx::Results::ZERO;
+        let mut fetched = 0;
+        for (m0, a) in (0..self.rows)
+            .step_by(BLOCK)
+            .zip(self.a.chunks(BLOCK * self.padded))
+        {
+            for (n0, b) in (0..self.columns)
+                .step_by(BLOCK)
+                .zip(self.b.chunks_exact(self.depth * BLOCK))
+            {
+                let size = [BLOCK.min(self.rows - m0), BLOCK.min(self.columns - n0)];
+                let next = if fetched < self.columns {
+                    Next {
+                        at: self.next.at.wrapping_add(fetched * self.next.stride),
+                        ..self.next
+                    }
+                } else {
+                    Next::nothing(b.as_ptr())
+                };
+                fetched += 4;
+                self.block(
+                    s,
+                    &tiles,
+                    [m0, n0],
+                    size,
+                    [a, b],
+                    &steps,
+                    next,
+                    &mut results,
+                );
+            }
+        }
+    }
+}
+
+impl Task<'_> {
+    /// Up to two by two tiles.
+    #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "one call, in an inner loop")]
+    fn block<S: Simd>(
+        &self,
+        s: S,
+        tiles: &Tiles,
+        [m0, n0]: [usize; 2],
+        [rows, columns]: [usize; 2],
+        [a, b]: [&[f32]; 2],
+        steps: &[usize],
+        next: Next,
+        results: &mut amx::Results,
+    ) {
+        assert!(a.len() >= rows.next_multiple_of(SIDE) * self.padded);
+        let whole = rows.is_multiple_of(SIDE) && columns.is_multiple_of(SIDE);
+        let start = match self.start {
+            Start::Row(bias) => Start::Row(&bias[m0..m0 + rows]),
+            Start::Column(bias) => Start::Column(&bias[n0..n0 + columns]),
+            start => start,
+        };
+        // SAFETY: the task's result is valid for its rows and columns and no one else's; `a` and `b` hold tiles of the
+        // whole depth.
+        unsafe {
+            let c = self.c.add(m0 * self.c_stride + n0);
+            let output = Place {
+                at: c,
+                stride: 4 * self.c_stride,
+            };
+            let start = match start {
+                Start::Zero => every_row(&ZEROS),
+                Start::Column(bias) if whole => every_row(bias),
+                Start::Output if whole => output,
+                start => {
+                    for m in 0..rows {
+                        for n in (0..columns).step_by(SIDE) {
+                            let valid = (columns - n).min(SIDE);
+                            let v = begin(s, start, m, n, c.add(m * self.c_stride + n), valid);
+                            s.store(results.0[m][n..][..SIDE].as_mut_ptr(), v);
+                        }
+                    }
+                    results.place()
+                }
+            };
+            let operands = amx::Operands {
+                a: a.as_ptr().add(self.k0 / DEPTH * TILE),
+                a_second: 4 * SIDE * self.padded,
+                a_stride: 4 * DEPTH,
+                a_step: 4 * TILE,
+                b: b.as_ptr(),
+                b_second: 4 * SIDE,
+                b_stride: 4 * BLOCK,
+                steps,
+                start,
+                out: if whole { output } else { results.place() },
+                next,
+            };
+            tiles.run([rows.div_ceil(SIDE), columns.div_ceil(SIDE)], &operands);
+            if !whole {
+                for m in 0..rows {
+                    for n in (0..columns).step_by(SIDE) {
+                        let v = s.load(results.0[m][n..][..SIDE].as_ptr());
+                        put(s, c.add(m * self.c_stride + n), v, (columns - n).min(SIDE));
+                    }
+                }
+            }
+        }
+    }
+}
