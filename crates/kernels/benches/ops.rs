@@ -139,23 +139,20 @@ fn main() {
         }
     }
     for [heads, n, m, d] in ATTENTIONS {
-        let name = format!("attention {heads} x {n} x {m}, {d} f32");
-        if !table.wants(&name) {
+        let name = format!("attention {heads} x {n} x {m}, {d}");
+        if !table.wants_any(&name) {
             continue;
         }
         let q = random4([1, heads, n, d]);
         let (k, v) = (random4([1, heads, m, d]), random4([1, heads, m, d]));
         let flops = (4 * heads * n * m * d) as f64;
-        table.products(&name, flops, || {
-            let scale = (d as f64).sqrt().recip();
-            drop(attention(
-                q.clone(),
-                k.clone(),
-                v.clone(),
-                scale,
-                Mask::None,
-            ));
-        });
+        for (kind, weights) in [("f32", DType::F32), ("bf16", DType::BF16)] {
+            table.products(&format!("{name} {kind}"), flops, || {
+                let scale = (d as f64).sqrt().recip();
+                let (q, k, v) = (q.clone(), k.clone(), v.clone());
+                drop(attention(q, k, v, scale, Mask::None, weights));
+            });
+        }
     }
     training(&table, &device);
     for [c, size] in [[320, 64], [128, 512]] {

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Tensor, TensorData, activation::softmax};
 
-use crate::{extension, fast::attention::AttentionShape};
+use crate::{Products, extension, fast::attention::AttentionShape, products};
 
 /// Which keys a query may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,13 +15,16 @@ pub enum Mask {
 
 /// Attention of `q` `[b, k, n, d]` over `key` and `value` `[b, k, m, d]`, giving `[b, k, n, d]`.
 ///
-/// `scale` multiplies the logits, usually `d^-1/2`.
+/// `scale` multiplies the logits, usually `d^-1/2`. `weights` is the type of the weights that made the operands: it decides
+/// how products are made, as in [`linear`](crate::linear()) ([`Products`](crate::Products)), on machines with matrix tiles and without a
+/// mask; elsewhere they are of f32 values. The softmax always is in f32.
 pub fn attention(
     q: Tensor<4>,
     key: Tensor<4>,
     value: Tensor<4>,
     scale: f64,
     mask: Mask,
+    weights: DType,
 ) -> Tensor<4> {
     let [b, heads, n, d] = q.dims();
     let m = key.dims()[2];
@@ -34,6 +37,7 @@ pub fn attention(
             d,
             scale: scale as f32,
             causal: mask == Mask::Causal,
+            products: products::of(weights),
         };
         return extension::attention(q, key, value, shape);
     }
@@ -61,6 +65,7 @@ pub fn attention_biased(
             d,
             scale: scale as f32,
             causal: false,
+            products: Products::F32,
         };
         return extension::attention_biased(q, key, value, bias, shape);
     }

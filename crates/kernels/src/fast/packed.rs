@@ -2,6 +2,8 @@
 
 #![expect(unsafe_code, reason = "memory that is not zeroed")]
 
+use std::slice::ChunksExact;
+
 use burn::tensor::{bf16, f16};
 use rayon::prelude::*;
 
@@ -22,6 +24,62 @@ pub(super) struct WeightOrder {
     pub(super) strides: [usize; 2],
     /// Each tap's place in a kernel.
     pub(super) taps: Vec<usize>,
+}
+
+impl WeightOrder {
+    /// Whether a weight lies as `[co, ci, taps]`.
+    fn is_plain(&self, [c_in, taps]: [usize; 2]) -> bool {
+        self.strides == [c_in * taps, taps] && self.taps.iter().copied().eq(0..taps)
+    }
+}
+
+/// Taps of the usual kernel.
+const THREE_BY_THREE: usize = 9;
+
+/// Packs a block of a bfloat16 weight of 3x3 kernels into tiles.
+struct Deal<'a> {
+    /// Its rows, all input channels of an output.
+    rows: ChunksExact<'a, bf16>,
+    /// The first input channel.
+    from: usize,
+    /// Elements, pairs of input channels.
+    count: usize,
+    to: &'a mut [f32],
+}
+
+impl Job for Deal<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        const T: usize = THREE_BY_THREE;
+        assert_eq!(S::LANES, DEPTH, "tiles come with AVX-512");
+        let blocks = self.rows.len();
+        for (m, row) in self.rows.enumerate() {
+            let row = &row[self.from * T..];
+            for (group, to) in self.to.chunks_exact_mut(T * TILE).enumerate() {
+                let first = 2 * DEPTH * group;
+                let count = (2 * self.count - first)
+                    .min(2 * DEPTH)
+                    .min(row.len() / T - first);
+                let from = &row[first * T..(first + count) * T];
+                let to = &mut to[m * DEPTH..][..(T - 1) * TILE + DEPTH];
+                // SAFETY: `from` holds all channels of a tile, as does the copy; `to` the rows of all taps.
+                unsafe {
+                    if count == 2 * DEPTH {
+                        s.deal::<T>(from.as_ptr().cast(), to.as_mut_ptr(), TILE);
+                    } else {
+                        let mut all = [bf16::ZERO; 2 * DEPTH * T];
+                        all[..from.len()].copy_from_slice(from);
+                        s.deal::<T>(all.as_ptr().cast(), to.as_mut_ptr(), TILE);
+                    }
+                }
+            }
+        }
+        // Where a tile is not full.
+        for tile in self.to.chunks_exact_mut(TILE) {
+            tile[blocks * DEPTH..].fill(0.0);
+        }
+    }
 }
 
 /// Weights in the order in which the tiles read them: chunk of input channels, block of output
@@ -92,6 +150,24 @@ impl Packed {
             };
         }
         match weight {
+            Stored::Bf16(w)
+                if kernel == Kernel::Tiles && order.is_plain([c_in, THREE_BY_THREE]) =>
+            {
+                parts.into_par_iter().for_each(|(to, e0, co0, block)| {
+                    let count = chunk.min(elements - e0);
+                    let rows =
+                        w[co0 * c_in * taps..][..block * c_in * taps].chunks_exact(c_in * taps);
+                    dispatch(
+                        isa,
+                        Deal {
+                            rows,
+                            from: 2 * e0,
+                            count,
+                            to,
+                        },
+                    );
+                });
+            }
             Stored::F32(w) => fill!(w),
             Stored::Bf16(w) => fill!(w),
             Stored::F16(w) => fill!(w),

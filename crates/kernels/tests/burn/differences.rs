@@ -1,6 +1,6 @@
 //! Gradients against finite differences: how a loss changes when an operand is moved a little along some direction.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use kernels::{
     Activation, Mask, Padding, attention, attention_biased, conv2d, geglu, gelu, group_norm,
     layer_norm, linear, rms_norm, silu,
@@ -79,7 +79,14 @@ fn gradients_are_what_finite_differences_measure() {
     ];
     let bias = random([1, 3, 21, 70]);
     check("attention", &inputs, &|t| {
-        attention(t[0].clone(), t[1].clone(), t[2].clone(), 0.7, Mask::None)
+        attention(
+            t[0].clone(),
+            t[1].clone(),
+            t[2].clone(),
+            0.7,
+            Mask::None,
+            DType::F32,
+        )
     });
     check("attention with a bias", &inputs, &|t| {
         attention_biased(t[0].clone(), t[1].clone(), t[2].clone(), 0.7, bias.clone())

@@ -81,7 +81,7 @@ fn attention_has_the_same_bits_for_any_number_of_threads() {
         same_for_any_number_of_threads(&format!("attention {heads} x {n} x {m} x {d}"), &|| {
             let leaf = |t: &Tensor<4>| t.clone().autodiff().require_grad();
             let (q, k, v) = (leaf(&q), leaf(&k), leaf(&v));
-            let y = attention(q.clone(), k.clone(), v.clone(), 0.3, Mask::None);
+            let y = attention(q.clone(), k.clone(), v.clone(), 0.3, Mask::None, DType::F32);
             let grads = y.clone().powi_scalar(2).sum().backward();
             let of = |t: &Tensor<4>| values(gradient(t, &grads));
             vec![values(y.without_autodiff()), of(&q), of(&k), of(&v)]
@@ -120,7 +120,14 @@ fn a_nan_reaches_its_row_and_no_other() {
     );
     let at = |head: usize, row: usize, length: usize| (head * length + row) * 32 + 5;
     let nan = |q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>| {
-        values(attention(q.clone(), k.clone(), v.clone(), 0.2, Mask::None))
+        values(attention(
+            q.clone(),
+            k.clone(),
+            v.clone(),
+            0.2,
+            Mask::None,
+            DType::F32,
+        ))
     };
     let place = |i: usize| (i / (40 * 32), i / 32 % 40, i % 32);
     for (i, y) in nan(&with_nan(&q, at(1, 9, 40)), &k, &v)
@@ -170,6 +177,7 @@ fn empty_tensors_are_refused() {
             zeros([1, 2, 0, 8]),
             1.0,
             Mask::None,
+            DType::F32,
         );
     });
     refused("group_norm", &|| {

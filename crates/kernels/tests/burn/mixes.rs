@@ -1,6 +1,6 @@
 //! Operations beside burn's own, for every mix of plain, constant and tracked operands.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use kernels::{
     LowRank, Mask, attention, attention_biased, geglu, gelu, gelu_tanh, layer_norm,
     layer_norm_adaptive, linear, linear_low_rank, quick_gelu, rms_norm, silu,
@@ -193,7 +193,16 @@ fn attention_matches_burns_own() {
         same_operation(
             &format!("attention {n} {m} {d}"),
             &inputs,
-            &|t| attention(t[0].clone(), t[1].clone(), t[2].clone(), 0.7, mask),
+            &|t| {
+                attention(
+                    t[0].clone(),
+                    t[1].clone(),
+                    t[2].clone(),
+                    0.7,
+                    mask,
+                    DType::F32,
+                )
+            },
             &|t| {
                 let mut logits = (t[0].clone() * 0.7).matmul(t[1].clone().swap_dims(2, 3));
                 if mask == Mask::Causal {

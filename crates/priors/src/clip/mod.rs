@@ -267,7 +267,14 @@ impl Layer {
         let q = self.q_proj.forward(normal.clone());
         let key = self.k_proj.forward(normal.clone());
         let value = self.v_proj.forward(normal);
-        let y = crate::nn::attend(q, key, value, config.num_attention_heads, Mask::Causal);
+        let y = crate::nn::attend(
+            q,
+            key,
+            value,
+            config.num_attention_heads,
+            Mask::Causal,
+            self.q_proj.dtype(),
+        );
         let x = x + self.out_proj.forward(y);
         let inner = self.fc1.forward(self.layer_norm2.forward(x.clone()));
         let inner = match config.hidden_act {

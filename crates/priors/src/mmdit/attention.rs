@@ -103,7 +103,14 @@ impl ImageAttention {
     /// Attends from `x` `[b, n, d]` to itself.
     pub(super) fn forward(&self, x: Tensor<3>, tap: &dyn Tap) -> Tensor<3> {
         let [q, key, value] = self.image.of(x, tap);
-        let y = attend(q, key, value, self.image.heads, Mask::None);
+        let y = attend(
+            q,
+            key,
+            value,
+            self.image.heads,
+            Mask::None,
+            self.to_out.dtype(),
+        );
         self.to_out.tapped(y, tap)
     }
 }
@@ -153,6 +160,7 @@ impl JointAttention {
             join(value, text_value),
             self.text.heads,
             Mask::None,
+            self.image.to_out.dtype(),
         );
         let image = self.image.to_out.tapped(y.clone().narrow(1, 0, n), tap);
         let text = self

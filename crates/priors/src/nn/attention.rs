@@ -1,6 +1,6 @@
 //! Multi-head attention, the GEGLU feed-forward and the U-Net's transformer layer.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use kernels::Mask;
 
 use super::{Bare, Bias, LayerNorm, Linear, Tap};
@@ -46,7 +46,7 @@ impl Attention {
         let q = self.to_q.tapped(x, tap);
         let key = self.to_k.tapped(context.clone(), tap);
         let value = self.to_v.tapped(context, tap);
-        let y = attend(q, key, value, self.heads, Mask::None);
+        let y = attend(q, key, value, self.heads, Mask::None, self.to_q.dtype());
         self.to_out.tapped(y, tap)
     }
 
@@ -56,13 +56,14 @@ impl Attention {
     }
 }
 
-/// Splits `[b, n, d]` into heads, attends, joins.
+/// Splits `[b, n, d]` into heads, attends, joins; `weights` is the type of the weights that made the operands.
 pub(crate) fn attend(
     q: Tensor<3>,
     key: Tensor<3>,
     value: Tensor<3>,
     heads: usize,
     mask: Mask,
+    weights: DType,
 ) -> Tensor<3> {
     let [b, n, d] = q.dims();
     let split = |x: Tensor<3>| {
@@ -70,7 +71,7 @@ pub(crate) fn attend(
         x.reshape([b, n, heads, d / heads]).swap_dims(1, 2) // [b, k, n, d/k]
     };
     let scale = 1.0 / ((d / heads) as f64).sqrt();
-    let y = kernels::attention(split(q), split(key), split(value), scale, mask);
+    let y = kernels::attention(split(q), split(key), split(value), scale, mask, weights);
     y.swap_dims(1, 2).reshape([b, n, d])
 }
 

@@ -1,6 +1,6 @@
 //! Linear maps and the tap through which a low-rank term enters.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use kernels::LowRank;
 
 use crate::{
@@ -26,6 +26,11 @@ pub struct Linear {
 }
 
 impl Linear {
+    /// The type that the weight is stored in.
+    pub(crate) fn dtype(&self) -> DType {
+        self.weight.dtype()
+    }
+
     /// Takes `weight` `[d_out, d_in]` and, if wanted, `bias` `[d_out]` from `w`.
     ///
     /// # Errors

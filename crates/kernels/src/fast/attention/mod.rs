@@ -15,6 +15,7 @@
 
 mod product;
 mod rows;
+mod tiles;
 
 use rayon::prelude::*;
 
@@ -25,6 +26,7 @@ use self::{
 use super::{
     isa::Isa,
     packed::{Lanes, Rows},
+    pairs::{Kernel, Products, round},
     shared::Shared,
     simd::{Job, Simd, dispatch},
 };
@@ -49,6 +51,8 @@ pub(crate) struct AttentionShape {
     pub(crate) scale: f32,
     /// Whether query `i` sees keys `0..=i` only.
     pub(crate) causal: bool,
+    /// How products are made; of bfloat16 values where there are matrix tiles, neither a bias nor a causal mask.
+    pub(crate) products: Products,
 }
 
 /// What is added to the logits after the scale, `[k, n, m]`: head `i` of all takes matrix `i mod k`.
@@ -64,6 +68,11 @@ impl<'a> Bias<'a> {
 }
 
 impl AttentionShape {
+    /// Whether the products are those of matrix tiles.
+    pub(super) fn by_tiles(&self, isa: Isa, bias: Option<Bias<'_>>) -> bool {
+        self.products.kernel(isa) == Kernel::Tiles && !self.causal && bias.is_none()
+    }
+
     /// Keys that some query of `first..end` sees.
     fn seen(&self, end: usize) -> usize {
         if self.causal { self.m.min(end) } else { self.m }
@@ -88,6 +97,10 @@ pub(crate) fn forward(
     let mut o = vec![0.0; heads * n * d];
     let mut lse = vec![0.0; heads * n];
     if o.is_empty() || m == 0 {
+        return (o, lse);
+    }
+    if shape.by_tiles(isa, bias) {
+        tiles::forward(isa, shape, [q, k, v], &mut o, &mut lse);
         return (o, lse);
     }
     assert!(bias.is_none_or(|bias| !bias.0.is_empty() && bias.0.len().is_multiple_of(n * m)));
@@ -290,6 +303,13 @@ pub(crate) fn backward(
     if dq.is_empty() || dk.is_empty() {
         return [dq, dk, dv];
     }
+    let rounded;
+    let mut saved = *saved;
+    if shape.by_tiles(isa, saved.bias) {
+        // The logarithms are those of rounded operands' logits.
+        rounded = [saved.q, saved.k, saved.v].map(rounded_values);
+        [saved.q, saved.k, saved.v] = [&rounded[0], &rounded[1], &rounded[2]];
+    }
     let width = d.next_multiple_of(dispatch(isa, Lanes));
     dq.par_chunks_mut(n * d)
         .zip(dk.par_chunks_mut(m * d))
@@ -317,6 +337,13 @@ pub(crate) fn backward(
             dispatch(isa, job);
         });
     [dq, dk, dv]
+}
+
+/// The values rounded to bfloat16.
+fn rounded_values(x: &[f32]) -> Vec<f32> {
+    (x.par_iter().with_min_len(1 << 14))
+        .map(|x| f32::from_bits(u32::from(round(*x)) << 16))
+        .collect()
 }
 
 /// One head.

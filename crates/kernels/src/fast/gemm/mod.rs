@@ -11,7 +11,7 @@
 #![expect(unsafe_code, reason = "hands addresses to the kernels")]
 
 pub(super) mod micro;
-mod pack;
+pub(super) mod pack;
 mod tiles;
 
 use std::ops::Range;
@@ -186,7 +186,7 @@ pub(super) fn run(isa: Isa, gemm: &Gemm<'_>, out: &mut [f32]) {
     let padded = stretches[stretches.len() - 1].elements.end;
     let chunk = padded
         .div_ceil(padded.div_ceil(if kernel == Kernel::Tiles {
-            tiles::chunk()
+            tiles::CHUNK
         } else {
             CHUNK
         }))

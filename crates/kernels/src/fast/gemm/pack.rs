@@ -13,7 +13,7 @@ use super::{
 
 /// The order of packed elements.
 #[derive(Clone, Copy)]
-pub(super) enum Layout {
+pub(in super::super) enum Layout {
     /// `[elements, rows]` for so many rows; those that are missing are zero.
     Interleaved(usize),
     /// Tiles `[rows / 16, elements / 16, 16, 16]`.
@@ -22,23 +22,23 @@ pub(super) enum Layout {
 
 /// Packs rows `first..first + rows` of an operand, from element `skip` on, as `elements` of packed rows, with zeros after
 /// the operand's end.
-pub(super) struct Pack<'a> {
-    pub(super) from: Operand<'a>,
+pub(in super::super) struct Pack<'a> {
+    pub(in super::super) from: Operand<'a>,
     /// Values before the operand's first.
-    pub(super) offset: usize,
-    pub(super) first: usize,
-    pub(super) rows: usize,
+    pub(in super::super) offset: usize,
+    pub(in super::super) first: usize,
+    pub(in super::super) rows: usize,
     /// All values of a row.
-    pub(super) k: usize,
+    pub(in super::super) k: usize,
     /// Elements of the operand before the first that is packed.
-    pub(super) skip: usize,
+    pub(in super::super) skip: usize,
     /// Values of an element, 1 or 2.
-    pub(super) values: usize,
-    pub(super) layout: Layout,
-    pub(super) elements: Range<usize>,
+    pub(in super::super) values: usize,
+    pub(in super::super) layout: Layout,
+    pub(in super::super) elements: Range<usize>,
     /// Elements of a packed row.
-    pub(super) padded: usize,
-    pub(super) to: &'a mut [f32],
+    pub(in super::super) padded: usize,
+    pub(in super::super) to: &'a mut [f32],
 }
 
 /// Most lanes.

@@ -16,17 +16,12 @@ use super::{
     micro::{Start, begin, put},
 };
 
-fn env(name: &str, or: usize) -> usize {
-    std::env::var(name)
-        .ok()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(or)
-}
-
 /// Most elements of a chunk.
-pub(super) fn chunk() -> usize {
-    env("CHUNK", 640)
-}
+pub(super) const CHUNK: usize = 640;
+/// Elements of `b` that a task packs at a time; they stay in the second-level cache.
+const PACKED: usize = 96 << 10;
+/// Rows of a task.
+const ROWS: usize = 1024;
 
 /// Rows and columns of a block of tiles.
 const BLOCK: usize = 2 * SIDE;
@@ -42,9 +37,9 @@ impl Plan<'_> {
     ) {
         assert_eq!(self.width, BLOCK);
         let batch = self.gemm.batch;
-        let rows = even_parts(range.len(), range.len().div_ceil(env("ROWS", 1024) / BLOCK));
+        let rows = even_parts(range.len(), range.len().div_ceil(ROWS / BLOCK));
         let wanted = (4 * rayon::current_num_threads()).div_ceil(batch * rows.len());
-        let most = (env("PACKED", 96 << 10) / (self.chunk * BLOCK)).max(1);
+        let most = (PACKED / (self.chunk * BLOCK)).max(1);
         let columns = panels_each.div_ceil(most).max(wanted.min(panels_each));
         let columns = even_parts(panels_each, columns);
         let (row_starts, column_starts) = (starts(&rows), starts(&columns));

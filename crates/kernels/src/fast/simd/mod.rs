@@ -81,6 +81,23 @@ pub(crate) trait Simd: Copy {
         }
     }
 
+    /// Value `j` of each of `T` rows from groups of `T` values, of two values to a lane: `to[t][j] = from[j * T + t]`.
+    ///
+    /// # Safety
+    /// `from` is valid for `2 * LANES * T` values, each of `T` rows `to_stride` lanes apart for a vector.
+    #[inline(always)]
+    unsafe fn deal<const T: usize>(self, from: *const u16, to: *mut f32, to_stride: usize) {
+        for t in 0..T {
+            // SAFETY: by the caller's promise.
+            unsafe {
+                let to = to.add(t * to_stride).cast::<u16>();
+                for j in 0..2 * Self::LANES {
+                    to.add(j).write_unaligned(from.add(j * T + t).read());
+                }
+            }
+        }
+    }
+
     /// Values in rows of four to a vector for each of the four columns.
     #[inline(always)]
     fn deinterleave(self, rows: [Self::V; 4]) -> [Self::V; 4] {

@@ -1,9 +1,12 @@
 //! Attention and its gradients against f64, on every instruction set.
 
+use burn::tensor::bf16;
+
 use super::{assert_close, noise};
 use crate::fast::{
     attention::{self, AttentionShape, Bias, Saved},
     isa::Isa,
+    pairs::Products,
 };
 
 #[test]
@@ -31,12 +34,18 @@ fn attention_and_its_gradients_match_f64() {
             d,
             scale,
             causal,
+            products: Products::F32,
+        };
+        // Of bfloat16 values, so that matrix tiles round the probabilities only.
+        let noise = |n: usize, seed: u64| -> Vec<f32> {
+            let values = noise(n, seed).into_iter();
+            values.map(|x| bf16::from_f32(x).to_f32()).collect()
         };
         // Logits of a few units, so that the softmax is neither flat nor a single key.
         let loud = |seed| {
             noise(heads * n.max(m) * d, seed)
                 .into_iter()
-                .map(|x| 3.0 * x)
+                .map(|x| 4.0 * x)
         };
         let q: Vec<f32> = loud(1).take(heads * n * d).collect();
         let k: Vec<f32> = loud(2).take(heads * m * d).collect();
@@ -49,7 +58,7 @@ fn attention_and_its_gradients_match_f64() {
             let value = values[(h % matrices * n + i) * m + j];
             if biased { f64::from(value) } else { 0.0 }
         };
-        let mut o = vec![0.0f64; q.len()];
+        let (mut o, mut sums) = (vec![0.0f64; q.len()], Vec::new());
         let mut wanted = [
             vec![0.0f64; q.len()],
             vec![0.0; k.len()],
@@ -72,6 +81,7 @@ fn attention_and_its_gradients_match_f64() {
                     .collect();
                 let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let sum: f64 = logits.iter().map(|l| (l - most).exp()).sum();
+                sums.push(most + sum.ln());
                 let p: Vec<f64> = logits.iter().map(|l| (l - most).exp() / sum).collect();
                 let dp: Vec<f64> = (0..seen)
                     .map(|j| (0..d).map(|c| at(&dy, i, c, n) * at(&v, j, c, m)).sum())
@@ -88,10 +98,20 @@ fn attention_and_its_gradients_match_f64() {
                 }
             }
         }
-        for isa in Isa::available() {
+        let runs = Isa::available()
+            .into_iter()
+            .flat_map(|isa| [(isa, Products::F32), (isa, Products::Bf16)]);
+        for (isa, products) in runs {
+            let shape = AttentionShape { products, ..shape };
+            let (tolerance, of_gradients) = if shape.by_tiles(isa, bias) {
+                (4e-3, 1e-2)
+            } else {
+                (2e-6, 2e-6)
+            };
             let what = |which: &str| format!("{which} of {shape:?}, bias {biased}, on {isa:?}");
             let (got, lse) = attention::forward(isa, &shape, &q, &k, &v, bias);
-            assert_close(&what("output"), &got, &o, 2e-6);
+            assert_close(&what("output"), &got, &o, tolerance);
+            assert_close(&what("logarithms of the sums"), &lse, &sums, 2e-6);
             let saved = Saved {
                 q: &q,
                 k: &k,
@@ -102,7 +122,12 @@ fn attention_and_its_gradients_match_f64() {
             };
             let got = attention::backward(isa, &shape, &saved, &dy);
             for (which, (got, wanted)) in ["q", "k", "v"].iter().zip(got.iter().zip(&wanted)) {
-                assert_close(&what(&format!("gradient of {which}")), got, wanted, 2e-6);
+                assert_close(
+                    &what(&format!("gradient of {which}")),
+                    got,
+                    wanted,
+                    of_gradients,
+                );
             }
         }
     }

@@ -94,6 +94,23 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         }
     }
     #[inline(always)]
+    unsafe fn deal<const T: usize>(self, from: *const u16, to: *mut f32, to_stride: usize) {
+        // SAFETY: the token proves the instructions, the caller the pointers.
+        unsafe {
+            let mut rows = [_mm512_setzero_si512(); T];
+            for (t, row) in rows.iter_mut().enumerate() {
+                let places = _mm512_loadu_si512(Deal::<T>::PLACES[t].as_ptr().cast());
+                for (r, &mask) in Deal::<T>::MASKS[t].iter().enumerate() {
+                    let values = _mm512_loadu_si512(from.add(32 * r).cast());
+                    *row = _mm512_mask_permutexvar_epi16(*row, mask, places, values);
+                }
+            }
+            for (t, row) in rows.iter().enumerate() {
+                _mm512_storeu_si512(to.add(t * to_stride).cast(), *row);
+            }
+        }
+    }
+    #[inline(always)]
     fn deinterleave(self, rows: [__m512; 4]) -> [__m512; 4] {
         let [a, b, c, d] = rows;
         pure!({
@@ -253,6 +270,32 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     fn maximum(self, v: __m512) -> f32 {
         pure!(_mm512_reduce_max_ps(v))
     }
+}
+
+/// Where the values of [`Simd::deal`] come from.
+struct Deal<const T: usize>;
+
+impl<const T: usize> Deal<T> {
+    /// For each row, the place of each of its values in a vector.
+    const PLACES: [[u16; 32]; T] = {
+        let mut places = [[0; 32]; T];
+        let mut at = 0;
+        while at < 32 * T {
+            places[at % T][at / T] = (at % 32) as u16;
+            at += 1;
+        }
+        places
+    };
+    /// For each row and vector, which of the row's values are in it.
+    const MASKS: [[u32; T]; T] = {
+        let mut masks = [[0; T]; T];
+        let mut at = 0;
+        while at < 32 * T {
+            masks[at % T][at / 32] |= 1 << (at / T);
+            at += 1;
+        }
+        masks
+    };
 }
 
 /// The bits of each lane rounded to bfloat16, as [`round`](crate::fast::pairs::round) does.
