@@ -14,26 +14,26 @@ mod narrow;
 mod norm;
 mod pointwise;
 mod tape;
+mod tensors;
 
 use burn::{
     backend::{
-        Autodiff, Backend, Dispatch, DispatchDevice, Flex,
-        autodiff::checkpoint::strategy::CheckpointStrategy, backend_extension, flex::FlexTensor,
-        ops::FloatTensorOps, tensor::FloatTensor,
+        Autodiff, Backend, Flex, autodiff::checkpoint::strategy::CheckpointStrategy,
+        backend_extension, flex::FlexTensor, ops::FloatTensorOps, tensor::FloatTensor,
     },
-    tensor::{DType, FloatDType, Tensor, TensorData, bf16, f16},
+    tensor::{DType, FloatDType, TensorData, bf16, f16},
 };
 
-use crate::{
-    fast::{
-        attention::AttentionShape, conv::ConvShape, elementwise::Function, enlarge::EnlargeShape,
-        isa, linear::LinearShape, norm::NormShape, row_norm::RowShape, shared::gather,
-        stored::Stored,
-    },
-    plain,
+use crate::fast::{
+    attention::AttentionShape, conv::ConvShape, elementwise::Function, enlarge::EnlargeShape,
+    linear::LinearShape, norm::NormShape, row_norm::RowShape, shared::gather, stored::Stored,
 };
 
 pub(crate) use low_rank::LowRankShape;
+pub(crate) use tensors::{
+    add, attention, attention_biased, contiguous, conv2d, enlarge, geglu, group_norm, is_fast,
+    is_weight, linear, linear_low_rank, pointwise, row_norm, shift_channels,
+};
 
 /// The operations with a fast path.
 #[backend_extension(Flex, Autodiff)]
@@ -102,158 +102,6 @@ pub(crate) trait KernelOps: Backend {
     fn kernel_shift(x: FloatTensor<Self>, shift: FloatTensor<Self>) -> FloatTensor<Self>;
     /// Enlargement of planes by repetition.
     fn kernel_enlarge(x: FloatTensor<Self>, shape: EnlargeShape) -> FloatTensor<Self>;
-}
-
-/// Whether `x` takes the fast path: f32 on `flex`, and the environment does not forbid it.
-pub(crate) fn is_fast<const D: usize>(x: &Tensor<D>) -> bool {
-    x.dtype() == DType::F32
-        && isa::enabled()
-        && !plain::asked_for()
-        && matches!(
-            x.device().as_dispatch().clone().inner(),
-            DispatchDevice::Flex(_)
-        )
-}
-
-/// Whether a weight may stay in `dtype`.
-pub(crate) fn is_weight(dtype: DType) -> bool {
-    matches!(dtype, DType::F32 | DType::BF16 | DType::F16)
-}
-
-/// `bias`, or zeros without autodiff where there is none.
-fn bias_or_zeros<const D: usize>(
-    bias: Option<Tensor<1>>,
-    x: &Tensor<D>,
-    count: usize,
-) -> Tensor<1> {
-    bias.unwrap_or_else(|| Tensor::zeros([count], (&x.device().without_autodiff(), DType::F32)))
-}
-
-/// [`KernelOps::kernel_conv2d`] on tensors.
-pub(crate) fn conv2d(
-    x: Tensor<4>,
-    weight: Tensor<4>,
-    bias: Option<Tensor<1>>,
-    shape: ConvShape,
-) -> Tensor<4> {
-    let bias = bias_or_zeros(bias, &x, shape.output[0]).into_dispatch();
-    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
-    Tensor::from_dispatch(Dispatch::kernel_conv2d(x, weight, bias, shape))
-}
-
-/// [`KernelOps::kernel_linear`] on tensors; `x` `[n, d_in]`.
-pub(crate) fn linear(
-    x: Tensor<2>,
-    weight: Tensor<2>,
-    bias: Option<Tensor<1>>,
-    shape: LinearShape,
-) -> Tensor<2> {
-    let bias = bias_or_zeros(bias, &x, shape.d_out).into_dispatch();
-    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
-    Tensor::from_dispatch(Dispatch::kernel_linear(x, weight, bias, shape))
-}
-
-/// [`KernelOps::kernel_linear_low_rank`] on tensors; `x` `[n, d_in]`, `a` `[rank, d_in]`, `b` `[d_out, rank]`.
-pub(crate) fn linear_low_rank(
-    x: Tensor<2>,
-    weight: Tensor<2>,
-    bias: Option<Tensor<1>>,
-    [a, b]: [Tensor<2>; 2],
-    shape: LowRankShape,
-) -> Tensor<2> {
-    let bias = bias_or_zeros(bias, &x, shape.map.d_out).into_dispatch();
-    let [x, weight, a, b] = [x, weight, a, b].map(Tensor::into_dispatch);
-    Tensor::from_dispatch(Dispatch::kernel_linear_low_rank(
-        x, weight, bias, a, b, shape,
-    ))
-}
-
-/// [`KernelOps::kernel_attention`] on tensors.
-pub(crate) fn attention(
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
-    shape: AttentionShape,
-) -> Tensor<4> {
-    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
-    Tensor::from_dispatch(Dispatch::kernel_attention(q, k, v, shape))
-}
-
-/// [`KernelOps::kernel_attention_biased`] on tensors.
-pub(crate) fn attention_biased(
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
-    bias: Tensor<4>,
-    shape: AttentionShape,
-) -> Tensor<4> {
-    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
-    let bias = bias.into_dispatch();
-    Tensor::from_dispatch(Dispatch::kernel_attention_biased(q, k, v, bias, shape))
-}
-
-/// [`KernelOps::kernel_group_norm`] on tensors.
-pub(crate) fn group_norm(
-    x: Tensor<4>,
-    weight: Tensor<1>,
-    bias: Tensor<1>,
-    shape: NormShape,
-) -> Tensor<4> {
-    let (weight, bias) = (weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(Dispatch::kernel_group_norm(
-        x.into_dispatch(),
-        weight,
-        bias,
-        shape,
-    ))
-}
-
-/// [`KernelOps::kernel_row_norm`] on tensors; `weight` and `bias` `[groups, d]`.
-pub(crate) fn row_norm<const D: usize>(
-    x: Tensor<D>,
-    weight: Tensor<2>,
-    bias: Tensor<2>,
-    shape: RowShape,
-) -> Tensor<D> {
-    let (weight, bias) = (weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(Dispatch::kernel_row_norm(
-        x.into_dispatch(),
-        weight,
-        bias,
-        shape,
-    ))
-}
-
-/// [`KernelOps::kernel_pointwise`] on tensors.
-pub(crate) fn pointwise<const D: usize>(x: Tensor<D>, function: Function) -> Tensor<D> {
-    Tensor::from_dispatch(Dispatch::kernel_pointwise(x.into_dispatch(), function))
-}
-
-/// [`KernelOps::kernel_geglu`] on tensors.
-pub(crate) fn geglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    Tensor::from_dispatch(Dispatch::kernel_geglu(x.into_dispatch()))
-}
-
-/// [`KernelOps::kernel_contiguous`] on tensors.
-pub(crate) fn contiguous<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    Tensor::from_dispatch(Dispatch::kernel_contiguous(x.into_dispatch()))
-}
-
-/// [`KernelOps::kernel_add`] on tensors.
-pub(crate) fn add(x: Tensor<4>, y: Tensor<4>) -> Tensor<4> {
-    Tensor::from_dispatch(Dispatch::kernel_add(x.into_dispatch(), y.into_dispatch()))
-}
-
-/// [`KernelOps::kernel_shift`] on tensors.
-pub(crate) fn shift_channels(x: Tensor<4>, shift: Tensor<2>) -> Tensor<4> {
-    let (x, shift) = (x.into_dispatch(), shift.into_dispatch());
-    Tensor::from_dispatch(Dispatch::kernel_shift(x, shift))
-}
-
-/// [`KernelOps::kernel_enlarge`] on tensors, giving `[planes, rows, columns]`.
-pub(crate) fn enlarge(x: Tensor<4>, shape: EnlargeShape) -> Tensor<3> {
-    let x = x.reshape([shape.planes, shape.input[0], shape.input[1]]);
-    Tensor::from_dispatch(Dispatch::kernel_enlarge(x.into_dispatch(), shape))
 }
 
 /// `tensor` with its values in order and one after the other.

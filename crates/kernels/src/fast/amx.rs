@@ -41,6 +41,24 @@ pub(super) struct Place {
     pub(super) stride: usize,
 }
 
+/// A row of zeros.
+static ZEROS: [f32; 2 * SIDE] = [0.0; 2 * SIDE];
+
+impl Place {
+    /// The same row again and again; to be read.
+    pub(super) fn every_row(row: &[f32]) -> Self {
+        Self {
+            at: row.as_ptr().cast_mut(),
+            stride: 0,
+        }
+    }
+
+    /// Zeros; to be read.
+    pub(super) fn zeros() -> Self {
+        Self::every_row(&ZEROS)
+    }
+}
+
 /// What comes next and is fetched meanwhile into the second-level cache: with every step one line of each of four rows.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -90,6 +108,37 @@ pub(super) struct Operands<'a> {
     pub(super) out: Place,
     /// What is fetched meanwhile.
     pub(super) next: Next,
+}
+
+impl<'a> Operands<'a> {
+    /// Packed tiles, two rows of them `second` elements apart, times a panel `[16 steps, 32]`, of which `steps` are
+    /// the bytes before each.
+    pub(super) fn of_panel(
+        a: &[f32],
+        second: usize,
+        b: &[f32],
+        steps: &'a [usize],
+        [start, out]: [Place; 2],
+    ) -> Self {
+        Self {
+            a: a.as_ptr(),
+            a_second: 4 * second,
+            a_stride: 4 * DEPTH,
+            a_step: 4 * TILE,
+            b: b.as_ptr(),
+            b_second: 4 * SIDE,
+            b_stride: 4 * 2 * SIDE,
+            steps,
+            start,
+            out,
+            next: Next::nothing(b.as_ptr()),
+        }
+    }
+
+    /// The steps of a panel.
+    pub(super) fn steps_of_panel(count: usize) -> Vec<usize> {
+        (0..count).map(|step| step * 4 * DEPTH * 2 * SIDE).collect()
+    }
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]

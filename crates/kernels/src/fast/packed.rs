@@ -339,6 +339,13 @@ pub(super) fn even_parts(total: usize, parts: usize) -> Vec<usize> {
         .collect()
 }
 
+/// Where each part begins.
+pub(super) fn starts(parts: &[usize]) -> Vec<usize> {
+    (parts.iter())
+        .scan(0, |at, part| Some(std::mem::replace(at, *at + part)))
+        .collect()
+}
+
 /// The lanes of an instruction set.
 pub(super) struct Lanes;
 

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::{
     super::{
-        amx::{self, DEPTH, Next, Place, SIDE, TILE, Tiles},
+        amx::{self, DEPTH, Place, SIDE, TILE, Tiles},
         gemm::{
             Operand,
             pack::{Layout, Pack},
@@ -23,8 +23,6 @@ use super::{
 const BLOCK: usize = 2 * SIDE;
 /// Keys between which the sums are scaled anew.
 const KEYS: usize = 128;
-/// Bytes from a step's right tile in a panel to the next step's.
-const STEP: usize = 4 * BLOCK * DEPTH;
 
 /// Keys and values as the tiles read them.
 struct Packed {
@@ -189,9 +187,6 @@ struct Block<'a> {
     lse: &'a mut [f32],
 }
 
-/// A row of zeros.
-static ZEROS: [f32; BLOCK] = [0.0; BLOCK];
-
 impl Job for Block<'_> {
     type Out = ();
     #[inline(always)]
@@ -220,9 +215,7 @@ impl Job for Block<'_> {
         let k = &packed.k.get()[self.head * keys * depth..][..keys * depth];
         let v = &packed.v.get()[self.head * width * keys / 2..][..width * keys / 2];
         let tiles = Tiles::new().expect("the set has tiles");
-        let steps: Vec<usize> = (0..(depth / DEPTH).max(KEYS / 2 / DEPTH))
-            .map(|step| step * STEP)
-            .collect();
+        let steps = amx::Operands::steps_of_panel((depth / DEPTH).max(KEYS / 2 / DEPTH));
         let tall = count.div_ceil(SIDE);
         sums.fill(0.0);
         let mut most = [f32::NEG_INFINITY; BLOCK];
@@ -231,25 +224,13 @@ impl Job for Block<'_> {
             let wide = KEYS.min(keys - k0);
             for n0 in (0..wide).step_by(BLOCK) {
                 let b = &k[(k0 + n0) * depth..][..BLOCK * depth];
-                let operands = amx::Operands {
-                    a: q_tiles.as_ptr(),
-                    a_second: 4 * SIDE * depth,
-                    a_stride: 4 * DEPTH,
-                    a_step: 4 * TILE,
-                    b: b.as_ptr(),
-                    b_second: 4 * SIDE,
-                    b_stride: 4 * BLOCK,
-                    steps: &steps[..depth / DEPTH],
-                    start: Place {
-                        at: ZEROS.as_ptr().cast_mut(),
-                        stride: 0,
-                    },
-                    out: Place {
-                        at: logits[n0..].as_mut_ptr(),
-                        stride: 4 * KEYS,
-                    },
-                    next: Next::nothing(b.as_ptr()),
+                let out = Place {
+                    at: logits[n0..].as_mut_ptr(),
+                    stride: 4 * KEYS,
                 };
+                let steps = &steps[..depth / DEPTH];
+                let places = [Place::zeros(), out];
+                let operands = amx::Operands::of_panel(q_tiles, SIDE * depth, b, steps, places);
                 // SAFETY: the queries are whole tiles of `depth`, the panel of keys as well; the logits have 32 rows.
                 unsafe { tiles.run([tall, 2], &operands) };
             }
@@ -280,23 +261,12 @@ impl Job for Block<'_> {
             }
             for n0 in (0..width).step_by(BLOCK) {
                 let b = &v[n0 * keys / 2 + k0 / 2 * BLOCK..][..wide / 2 * BLOCK];
-                let place = Place {
+                let sums = Place {
                     at: sums[n0..].as_mut_ptr(),
                     stride: 4 * width,
                 };
-                let operands = amx::Operands {
-                    a: p.as_ptr(),
-                    a_second: 4 * SIDE * KEYS / 2,
-                    a_stride: 4 * DEPTH,
-                    a_step: 4 * TILE,
-                    b: b.as_ptr(),
-                    b_second: 4 * SIDE,
-                    b_stride: 4 * BLOCK,
-                    steps: &steps[..wide / 2 / DEPTH],
-                    start: place,
-                    out: place,
-                    next: Next::nothing(b.as_ptr()),
-                };
+                let steps = &steps[..wide / 2 / DEPTH];
+                let operands = amx::Operands::of_panel(p, SIDE * KEYS / 2, b, steps, [sums; 2]);
                 // SAFETY: the probabilities are whole tiles of KEYS, the panel of values has `wide` keys; there are 32
                 // rows of sums.
                 unsafe { tiles.run([tall, 2], &operands) };

@@ -26,7 +26,7 @@ use super::{
     amx::SIDE,
     isa::Isa,
     kept::Kept,
-    packed::{Lanes, Rows, even_parts},
+    packed::{Lanes, Rows, even_parts, starts},
     pairs::{Kernel, Products},
     shared::Shared,
     simd::{dispatch, dispatch_pairs},
@@ -114,9 +114,7 @@ impl Blocks {
         } else {
             even_parts(m, m.div_ceil(dispatch(isa, Rows)))
         };
-        let starts = (sizes.iter())
-            .scan(0, |at, size| Some(std::mem::replace(at, *at + size)))
-            .collect();
+        let starts = starts(&sizes);
         Self { starts, sizes }
     }
 
@@ -371,14 +369,11 @@ impl Plan<'_> {
         }
         let n_tasks = panels.len().div_ceil(per_n);
         let m_parts = even_parts(blocks.len(), m_tasks);
-        let m_starts: Vec<usize> = (m_parts.iter())
-            .scan(blocks.start, |at, part| {
-                Some(std::mem::replace(at, *at + part))
-            })
-            .collect();
+        let m_starts = starts(&m_parts);
         (0..m_tasks * n_tasks).into_par_iter().for_each(|task| {
             let (m_task, n_task) = (task / n_tasks, task % n_tasks);
-            let rows = m_starts[m_task]..m_starts[m_task] + m_parts[m_task];
+            let first = blocks.start + m_starts[m_task];
+            let rows = first..first + m_parts[m_task];
             let columns =
                 panels.start + n_task * per_n..panels.end.min(panels.start + (n_task + 1) * per_n);
             for k0 in (0..self.padded).step_by(self.chunk) {

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::{
     super::{
         amx::{self, DEPTH, Next, Place, SIDE, TILE, Tiles},
-        packed::even_parts,
+        packed::{even_parts, starts},
         shared::{Scratch, Shared, with_scratch},
         simd::{Job, Simd, dispatch},
     },
@@ -137,13 +137,6 @@ impl Plan<'_> {
     }
 }
 
-/// Where each part begins.
-fn starts(parts: &[usize]) -> Vec<usize> {
-    (parts.iter())
-        .scan(0, |at, part| Some(std::mem::replace(at, *at + part)))
-        .collect()
-}
-
 /// Packed rows times packed panels, over one chunk.
 struct Task<'a> {
     /// All chunks of blocks of two rows of tiles, `[blocks, 2, padded / 16, 16, 16]`; the last may have one row of tiles.
@@ -164,26 +157,13 @@ struct Task<'a> {
     next: Next,
 }
 
-/// A row of zeros.
-static ZEROS: [f32; BLOCK] = [0.0; BLOCK];
-
-/// The same row again and again.
-fn every_row(row: &[f32]) -> Place {
-    Place {
-        at: row.as_ptr().cast_mut(),
-        stride: 0,
-    }
-}
-
 impl Job for Task<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         assert_eq!(S::LANES, SIDE, "tiles come with AVX-512");
         let tiles = Tiles::new().expect("the set has tiles");
-        let steps: Vec<usize> = (0..self.depth / DEPTH)
-            .map(|i| i * DEPTH * 4 * BLOCK)
-            .collect();
+        let steps = amx::Operands::steps_of_panel(self.depth / DEPTH);
         let mut results = amx::Results::ZERO;
         let mut fetched = 0;
         for (m0, a) in (0..self.rows)
@@ -250,8 +230,8 @@ impl Task<'_> {
                 stride: 4 * self.c_stride,
             };
             let start = match start {
-                Start::Zero => every_row(&ZEROS),
-                Start::Column(bias) if whole => every_row(bias),
+                Start::Zero => Place::zeros(),
+                Start::Column(bias) if whole => Place::every_row(bias),
                 Start::Output if whole => output,
                 start => {
                     for m in 0..rows {
@@ -264,18 +244,12 @@ impl Task<'_> {
                     results.place()
                 }
             };
+            let out = if whole { output } else { results.place() };
+            let a = &a[self.k0 / DEPTH * TILE..];
+            let second = SIDE * self.padded;
             let operands = amx::Operands {
-                a: a.as_ptr().add(self.k0 / DEPTH * TILE),
-                a_second: 4 * SIDE * self.padded,
-                a_stride: 4 * DEPTH,
-                a_step: 4 * TILE,
-                b: b.as_ptr(),
-                b_second: 4 * SIDE,
-                b_stride: 4 * BLOCK,
-                steps,
-                start,
-                out: if whole { output } else { results.place() },
                 next,
+                ..amx::Operands::of_panel(a, second, b, steps, [start, out])
             };
             tiles.run([rows.div_ceil(SIDE), columns.div_ceil(SIDE)], &operands);
             if !whole {
