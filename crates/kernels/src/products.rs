@@ -1,4 +1,4 @@
-//! How convolutions and linear maps make their products, chosen for a stretch of code.
+//! How convolutions, linear maps and attention make their products, chosen for a stretch of code.
 
 use std::cell::Cell;
 
@@ -12,7 +12,8 @@ thread_local! {
     static CURRENT: Cell<Option<Products>> = const { Cell::new(None) };
 }
 
-/// Runs `f`; the convolutions and linear maps that it calls on this thread, and their gradients, make their products so.
+/// Runs `f`; the convolutions and linear maps that it calls on this thread, and their gradients, make their products so, and
+/// with [`Products::Bf16`] on matrix tiles attention without a mask does, not its gradients.
 ///
 /// Without it products are of bfloat16 values where the weight is stored so and the machine has instructions for them,
 /// and of f32 values everywhere else. On `flex` only; elsewhere products are the backend's own. With [`Products::Bf16`] a

@@ -6,7 +6,7 @@
 
 use super::{amx::DEPTH, isa::Isa, simd::Simd};
 
-/// How the products of a convolution or a linear map are made.
+/// How the products of a convolution, a linear map or attention are made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Products {
     /// Of f32 values.

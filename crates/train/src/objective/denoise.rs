@@ -15,6 +15,7 @@
 //! the square of its error counts `min(1, s0)^2`: faint noise would make much of a small degradation.
 
 mod feed;
+mod latents;
 #[cfg(test)]
 mod tests;
 
@@ -47,7 +48,6 @@ use restore::{
     sampler::{Euler, sample},
     schedule::{Family, Schedule, Space},
 };
-use sha2::{Digest, Sha256};
 
 use super::{
     Evaluation, Objective, Said, below,
@@ -62,8 +62,8 @@ use super::{
 };
 use crate::{
     Error,
-    config::{Data, Metric, Stage, TrainConfig},
-    data::{LatentCache, Photos, Sample, hex},
+    config::{Metric, Stage, TrainConfig},
+    data::{LatentCache, Photos, Sample},
     start::{Stored, Take, copy_rest, start_values},
     walk::{Networks, gradients},
 };
@@ -167,37 +167,6 @@ impl Denoise {
         })
     }
 
-    /// SHA-256 of what decides a sample's latents, shortened.
-    fn latents_key(&self, data: &str) -> Result<String, Error> {
-        let mut hash = Sha256::new();
-        let mut feed = |folder: &Folder, part: &str| {
-            let config = format!("{part}/config.json");
-            hash.update(folder.read(&config)?);
-            let view = folder.view(&format!("{part}/{NETWORK_FILE}"))?;
-            view.feed(&mut |bytes| hash.update(bytes));
-            Ok::<_, Error>(())
-        };
-        feed(&self.folder, "vae")?;
-        if let Some((_, from)) = &self.robust {
-            feed(&Folder::Disk(from.clone()), ENCODER_FOLDER)?;
-        }
-        // How the machine is used, where the photographs are and how many samples there are change none of them.
-        let drawn = Data {
-            images: PathBuf::new(),
-            validation: None,
-            cache_mb: 0,
-            workers: 0,
-            cache_text: false,
-            cache_latents: 0,
-            ..self.config.data.clone()
-        };
-        let drawn = toml::to_string(&drawn).expect("plain TOML");
-        hash.update(self.config.seed.to_le_bytes());
-        hash.update(data);
-        hash.update(drawn);
-        Ok(hex(&hash.finalize())[..16].to_owned())
-    }
-
     /// The captions that the run can read.
     fn captions(&self, photos: &Photos) -> Vec<String> {
         if self.config.data.null_text < 1.0 {
@@ -266,19 +235,7 @@ impl Objective for Denoise {
     }
 
     fn latents(&self, data: &str) -> Result<Option<(LatentCache, u64)>, Error> {
-        let (samples, side) = (self.config.data.cache_latents, self.config.data.crop_px);
-        if samples == 0 {
-            return Ok(None);
-        }
-        let key = match self.fixed {
-            Fixed::Blank => String::new(),
-            Fixed::Loaded => self.latents_key(data)?,
-        };
-        let place = self.config.out.join("latents").join(key);
-        let side = side / self.vae.downscale();
-        let latent = 4 * self.vae.config().latent_channels * side * side;
-        let bytes = 3 * samples as u64 * latent as u64;
-        Ok(Some((LatentCache::new(place, samples), bytes)))
+        self.latent_cache(data)
     }
 
     fn initial(&self) -> Result<Values, Error> {

@@ -2,87 +2,20 @@
 
 use burn::tensor::{DType, Tensor, TensorData};
 use kernels::Padding;
-use pixels::Image;
 use priors::{scheduler::Prediction, text::uncropped};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use restore::adapter::Scale;
 
-use super::{
-    super::{noise, tensor_from_images},
-    Denoise,
-};
+use super::{super::noise, Denoise};
 use crate::{
     Error,
     config::{Sizes, Stage},
-    data::{Encoded, Latents, Place, Sample},
+    data::{Encoded, Place, Sample},
     walk::Inputs,
 };
 
 impl Denoise {
-    /// The low-quality latent of pictures `[b, 3, h, w]`.
-    pub(super) fn c_lq(&self, lq: Tensor<4>) -> Tensor<4> {
-        let vae = self.robust.as_ref().map_or(&self.vae, |(robust, _)| robust);
-        vae.latent_from_image(lq)
-    }
-
-    /// The latents of the clean and of the degraded crops, and those that the adapter sees.
-    fn latents_of(&self, batch: &[Sample]) -> Result<[Tensor<4>; 3], Error> {
-        if batch
-            .iter()
-            .all(|one| matches!(one.encoded, Encoded::Never))
-        {
-            let hq: Vec<&Image> = batch.iter().map(|sample| &sample.hq).collect();
-            let lq: Vec<&Image> = batch.iter().map(|sample| &sample.lq).collect();
-            return Ok(self.encode(&hq, &lq));
-        }
-        // Each for itself, so that its latents do not depend on which others were there.
-        let mut each = [vec![], vec![], vec![]];
-        for sample in batch {
-            let encoded = match &sample.encoded {
-                Encoded::Once(latents) => self.tensors(latents),
-                Encoded::Never => self.encode(&[&sample.hq], &[&sample.lq]),
-                Encoded::Later(cache, which) => {
-                    let encoded = self.encode(&[&sample.hq], &[&sample.lq]);
-                    cache.store(*which, sample, &latents(&encoded))?;
-                    encoded
-                }
-            };
-            each.iter_mut()
-                .zip(encoded)
-                .for_each(|(all, one)| all.push(one));
-        }
-        Ok(each.map(|all| Tensor::cat(all, 0)))
-    }
-
-    fn encode(&self, hq: &[&Image], lq: &[&Image]) -> [Tensor<4>; 3] {
-        let z_hq = self
-            .vae
-            .latent_from_image(tensor_from_images(hq, &self.device));
-        let lq = tensor_from_images(lq, &self.device);
-        let c_lq = self.c_lq(lq.clone());
-        // A target shows the degradation, which a robust encoder does not see.
-        let z_lq = match self.robust {
-            Some(_) => self.vae.latent_from_image(lq),
-            None => c_lq.clone(),
-        };
-        [z_hq, z_lq, c_lq]
-    }
-
-    fn tensors(&self, latents: &Latents) -> [Tensor<4>; 3] {
-        let Latents {
-            shape,
-            hq,
-            lq,
-            seen,
-        } = latents;
-        let [c, h, w] = *shape;
-        [hq, lq, seen].map(|values| {
-            let data = TensorData::new(values.clone(), [1, c, h, w]);
-            Tensor::from_data(data, (&self.device, DType::F32))
-        })
-    }
-
     /// What the networks get, what they should say, and what each value's error is multiplied with.
     pub(super) fn feed(
         &self,
@@ -186,20 +119,5 @@ impl Denoise {
             None => error,
         };
         error.square().mean()
-    }
-}
-
-/// Host values of one sample's latents.
-fn latents(encoded: &[Tensor<4>; 3]) -> Latents {
-    let [_, c, h, w] = encoded[0].dims();
-    let [hq, lq, seen] = encoded.each_ref().map(|tensor| {
-        let data = tensor.to_data().convert::<f32>();
-        data.try_into_vec().expect("converted to f32")
-    });
-    Latents {
-        shape: [c, h, w],
-        hq,
-        lq,
-        seen,
     }
 }
