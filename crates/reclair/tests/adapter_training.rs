@@ -138,6 +138,37 @@ fn what_sdxl_is_told_about_sizes_matters() {
 }
 
 #[test]
+fn a_text_encoder_that_is_given_is_read_in_place_of_the_priors_own() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    photos(at);
+    let prior = at.join("prior");
+    sdxl(&prior);
+    let trained = |name: &str, given: &str| {
+        // Fresh adapters say nothing at first, so that only their gradients know the text.
+        let config = config(at, name, SDXL, "", "batch = 1");
+        let toml = std::fs::read_to_string(&config).expect("written");
+        std::fs::write(&config, format!("{given}\n{toml}")).expect("writes");
+        works(&["train", text(&config)]);
+        weights(at, name, TRAINED)
+    };
+    let own = trained("own", "");
+    let elsewhere = at.join("elsewhere");
+    std::fs::create_dir(&elsewhere).expect("a folder");
+    for file in ["config.json", "model.safetensors"] {
+        let from = prior.join("text_encoder_2").join(file);
+        std::fs::copy(&from, elsewhere.join(file)).expect("copies");
+    }
+    let spoilt = prior.join("text_encoder_2/model.safetensors");
+    let mut bytes = std::fs::read(&spoilt).expect("weights");
+    let middle = bytes.len() / 2;
+    bytes[middle..].rotate_left(64);
+    std::fs::write(&spoilt, bytes).expect("writes");
+    assert!(trained("spoilt", "") != own);
+    assert!(trained("given", "text_encoder_models = [\"elsewhere\"]") == own);
+}
+
+#[test]
 fn latents_are_read_once_and_whatever_is_there_changes_nothing() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = folder.path();
