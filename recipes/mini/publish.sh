@@ -1,13 +1,14 @@
 #!/bin/sh
-# Publishes a leg's result as models/mini: weights in 16 bit, and beside them the records of the legs that made them.
+# Publishes the prior of one leg and the adapter of another (or the same) as models/mini: weights in 16 bit, and beside
+# them the records of the legs that made them.
 #
-#     recipes/mini/publish.sh target/release/reclair joint-2 vae joint-1 joint-2
+#     recipes/mini/publish.sh target/release/reclair joint-6 adapter joint-5 joint-6 adapter
 set -eu
 cd "$(dirname "$0")/../.."
-reclair=$1 leg=$2
-shift 2
-"$reclair" convert "runs/mini-$leg/prior" -o models/mini/prior --dtype f16
-"$reclair" convert "runs/mini-$leg/adapter" -o models/mini/adapter --dtype f16
+reclair=$1 prior=$2 adapter=$3
+shift 3
+"$reclair" convert "runs/mini-$prior/prior" -o models/mini/prior --dtype f16
+"$reclair" convert "runs/mini-$adapter/adapter" -o models/mini/adapter --dtype f16
 for run; do
     to=models/mini/runs/$run
     mkdir -p "$to"

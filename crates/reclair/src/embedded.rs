@@ -23,6 +23,7 @@ static PRIOR: &[(&str, &[u8])] = files!("prior/":
 );
 
 static ADAPTER: &[(&str, &[u8])] = files!("adapter/":
+    "pytorch_lora_weights.safetensors",
     "reclair.json",
     "restoration_adapter/config.json",
     "restoration_adapter/diffusion_pytorch_model.safetensors",

@@ -111,7 +111,7 @@ fn a_preset_gives_what_is_not_given() {
     let mini = of(&options(&[]));
     assert_eq!(
         mini,
-        ["2", "1.0", "\"euler\"", "{\"lq\":{\"strength\":0.15}}"]
+        ["1", "1.0", "\"euler\"", "{\"lq\":{\"strength\":0.3}}"]
     );
     let paper = options(&["--preset", "paper", "--steps", "2"]);
     assert_eq!(of(&paper), ["2", "7.5", "\"euler\"", "\"noise\""]);
@@ -376,7 +376,7 @@ fn impossible_options_are_refused() {
         (["--threads", "0"], "threads"),
         (["--rss-weight", "7"], "rss-weight"),
         (["--rss-threshold", "0.6"], "--rss-weight"),
-        (["--steps", "50000"], "50000 steps at strength 0.15"),
+        (["--steps", "50000"], "50000 steps at strength 0.3"),
         (["--rss-mode", "scaled"], "--rss-weight"),
         (["--sharpen", "3"], "sharpen"),
         (["--cfg", "7:x"], "7.5:4"),

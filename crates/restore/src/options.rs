@@ -106,11 +106,11 @@ impl Default for RestoreOptions {
             scale: 1.0,
             prompt: String::new(),
             negative: String::new(),
-            steps: 2,
+            steps: 1,
             cfg_scale: CfgScale::Constant(1.0),
             sampler: SamplerKind::Euler,
             spacing: None,
-            start: Start::Lq { strength: 0.15 },
+            start: Start::Lq { strength: 0.3 },
             rss: None,
             adapter_scale: 1.0,
             seed: 0,
@@ -119,7 +119,7 @@ impl Default for RestoreOptions {
             told_size: ToldSize::Seen,
             vae_tiles: VaeTiles::Pooled,
             colour: ColourFix::None,
-            sharpen: 0.2,
+            sharpen: 0.1,
         }
     }
 }

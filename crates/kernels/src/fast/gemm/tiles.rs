@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Most elements of a chunk.
-pub(super) const CHUNK: usize = 640;
+pub(super) const CHUNK: usize = 768;
 /// Elements of `b` that a task packs at a time; they stay in the second-level cache.
 const PACKED: usize = 96 << 10;
 /// Rows of a task.

@@ -55,7 +55,7 @@ pub(in crate::cli) struct Args {
     /// given; by default `paper` for a prior with two text encoders (SDXL, SD3), else `mini`.
     #[arg(long, value_enum)]
     preset: Option<PresetName>,
-    /// Steps that are taken [presets: mini 2, paper 100, quick 20].
+    /// Steps that are taken [presets: mini 1, paper 100, quick 20].
     #[arg(long)]
     steps: Option<usize>,
     /// Classifier-free guidance; `7.5:4` goes evenly from 7.5 at the first step to 4 at the last [presets: mini 1,
@@ -84,7 +84,7 @@ pub(in crate::cli) struct Args {
     /// Where the sampler starts [presets: mini lq, paper and quick noise].
     #[arg(long, value_enum)]
     start: Option<StartAt>,
-    /// How much of the way from noise is gone with --start lq: 1 is all of it [presets: mini 0.15, paper and quick 0.5].
+    /// How much of the way from noise is gone with --start lq: 1 is all of it [presets: mini 0.3, paper and quick 0.5].
     #[arg(long)]
     strength: Option<f64>,
     /// Restoration guidance: the weight w for a hundred steps; 0 turns it off [presets: mini 0, paper and quick
@@ -108,7 +108,7 @@ pub(in crate::cli) struct Args {
     /// What is done to the colours of the result.
     #[arg(long, value_enum, default_value_t = Colour::None)]
     colour: Colour,
-    /// Weight of an unsharp mask on the result, 0 to 2 [presets: mini 0.2, paper and quick 0].
+    /// Weight of an unsharp mask on the result, 0 to 2 [presets: mini 0.1, paper and quick 0].
     #[arg(long, value_name = "WEIGHT")]
     sharpen: Option<f64>,
     /// Restore nothing: try the networks on one tile and print size, tiles, expected time and peak memory.
