@@ -207,22 +207,32 @@ fn values_round_to_bf16_as_everywhere() {
 #[test]
 fn half_precision_weights_equal_their_widened_values() {
     use burn::tensor::{bf16, f16};
-    let shape = shape(&([1, 20, 9, 16], 30, [3, 3], 1, [1; 4]));
-    let (x, dy) = (noise(20 * 144, 1), noise(30 * 144, 2));
-    let weight = noise(30 * 20 * 9, 3);
-    let bf: Vec<bf16> = weight.iter().map(|&w| bf16::from_f32(w)).collect();
-    let half: Vec<f16> = weight.iter().map(|&w| f16::from_f32(w)).collect();
-    let wide_bf: Vec<f32> = bf.iter().map(|w| w.to_f32()).collect();
-    let wide_half: Vec<f32> = half.iter().map(|w| w.to_f32()).collect();
-    for isa in Isa::available() {
-        for (narrow, wide) in [
-            (Stored::Bf16(&bf), Stored::F32(&wide_bf)),
-            (Stored::F16(&half), Stored::F32(&wide_half)),
-        ] {
-            let y = |weight| conv::forward(isa, &shape, &x, weight, None);
-            assert_eq!(y(narrow), y(wide));
-            let dx = |weight| conv::input_grad(isa, &shape, &dy, weight);
-            assert_eq!(dx(narrow), dx(wide));
+    // Whole tiles of pairs of channels, a part of one, an odd number of channels.
+    let cases = [(20, 1), (64, 1), (75, 2)];
+    let cases =
+        (cases.into_iter()).flat_map(|case| [(case, Products::F32), (case, Products::Bf16)]);
+    for ((c_in, stride), products) in cases {
+        let shape = ConvShape {
+            products,
+            ..shape(&([1, c_in, 9, 16], 30, [3, 3], stride, [1; 4]))
+        };
+        let [c_out, oh, ow] = shape.output;
+        let (x, dy) = (noise(c_in * 144, 1), noise(c_out * oh * ow, 2));
+        let weight = noise(c_out * c_in * 9, 3);
+        let bf: Vec<bf16> = weight.iter().map(|&w| bf16::from_f32(w)).collect();
+        let half: Vec<f16> = weight.iter().map(|&w| f16::from_f32(w)).collect();
+        let wide_bf: Vec<f32> = bf.iter().map(|w| w.to_f32()).collect();
+        let wide_half: Vec<f32> = half.iter().map(|w| w.to_f32()).collect();
+        for isa in Isa::available() {
+            for (narrow, wide) in [
+                (Stored::Bf16(&bf), Stored::F32(&wide_bf)),
+                (Stored::F16(&half), Stored::F32(&wide_half)),
+            ] {
+                let y = |weight| conv::forward(isa, &shape, &x, weight, None);
+                assert_eq!(y(narrow), y(wide), "{shape:?} on {isa:?}");
+                let dx = |weight| conv::input_grad(isa, &shape, &dy, weight);
+                assert_eq!(dx(narrow), dx(wide), "{shape:?} on {isa:?}");
+            }
         }
     }
 }

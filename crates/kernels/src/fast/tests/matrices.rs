@@ -49,7 +49,7 @@ fn biases<'a>(rows: &'a [f32], columns: &'a [f32]) -> [Bias<'a>; 3] {
 
 #[test]
 fn products_of_matrices_match_f64() {
-    // The last is packed in parts.
+    // One has several tasks along its rows; the last is packed in parts.
     let shapes = [
         [1, 1, 1],
         [2, 5, 7],
@@ -57,7 +57,8 @@ fn products_of_matrices_match_f64() {
         [31, 16, 64],
         [221, 70, 530],
         [17, 600, 31],
-        [40, 35, 190_000],
+        [1100, 40, 50],
+        [70, 35, 190_000],
     ];
     for [m, n, k] in shapes {
         let (a, b) = (noise(m * k, 1), noise(n * k, 2));
@@ -138,41 +139,44 @@ fn products_of_a_batch_share_the_first_operand() {
 
 #[test]
 fn stored_16_bit_operands_give_what_their_widened_values_give() {
-    let [m, n, k] = [37, 70, 99];
-    let a = noise(m * k, 1);
-    let half: Vec<f16> = noise(n * k, 2).into_iter().map(f16::from_f32).collect();
-    let brain: Vec<bf16> = noise(n * k, 3).into_iter().map(bf16::from_f32).collect();
-    let wide_half: Vec<f32> = half.iter().map(|v| v.to_f32()).collect();
-    let wide_brain: Vec<f32> = brain.iter().map(|v| v.to_f32()).collect();
-    for isa in Isa::available() {
-        for products in [Products::F32, Products::Bf16] {
-            for strides in [[k, 1], [1, n]] {
-                let run = |b: Stored<'_>| {
-                    let mut c = vec![f32::NAN; m * n];
-                    let product = Gemm {
-                        m,
-                        n,
-                        k,
-                        a: operand(Stored::F32(&a), [k, 1]),
-                        b: operand(b, strides),
-                        batch: 1,
-                        more: None,
-                        bias: Bias::None,
-                        products,
+    // An odd distance between rows, an even one, and sums of several chunks.
+    for k in [99, 100, 1600] {
+        let [m, n] = [37, 70];
+        let a = noise(m * k, 1);
+        let half: Vec<f16> = noise(n * k, 2).into_iter().map(f16::from_f32).collect();
+        let brain: Vec<bf16> = noise(n * k, 3).into_iter().map(bf16::from_f32).collect();
+        let wide_half: Vec<f32> = half.iter().map(|v| v.to_f32()).collect();
+        let wide_brain: Vec<f32> = brain.iter().map(|v| v.to_f32()).collect();
+        for isa in Isa::available() {
+            for products in [Products::F32, Products::Bf16] {
+                for strides in [[k, 1], [1, n]] {
+                    let run = |b: Stored<'_>| {
+                        let mut c = vec![f32::NAN; m * n];
+                        let product = Gemm {
+                            m,
+                            n,
+                            k,
+                            a: operand(Stored::F32(&a), [k, 1]),
+                            b: operand(b, strides),
+                            batch: 1,
+                            more: None,
+                            bias: Bias::None,
+                            products,
+                        };
+                        gemm::run(isa, &product, &mut c);
+                        c
                     };
-                    gemm::run(isa, &product, &mut c);
-                    c
-                };
-                assert_eq!(
-                    run(Stored::F16(&half)),
-                    run(Stored::F32(&wide_half)),
-                    "{isa:?}"
-                );
-                assert_eq!(
-                    run(Stored::Bf16(&brain)),
-                    run(Stored::F32(&wide_brain)),
-                    "{isa:?}"
-                );
+                    assert_eq!(
+                        run(Stored::F16(&half)),
+                        run(Stored::F32(&wide_half)),
+                        "{isa:?}"
+                    );
+                    assert_eq!(
+                        run(Stored::Bf16(&brain)),
+                        run(Stored::F32(&wide_brain)),
+                        "{isa:?}"
+                    );
+                }
             }
         }
     }

@@ -84,7 +84,8 @@ pub(in crate::cli) struct Args {
     /// Where the sampler starts [presets: mini lq, paper and quick noise].
     #[arg(long, value_enum)]
     start: Option<StartAt>,
-    /// How much of the way from noise is gone with --start lq: 1 is all of it [presets: mini 0.3, paper and quick 0.5].
+    /// How much of the way from noise is gone with --start lq: 1 is all of it; with few steps it begins at the nearest level that
+    /// whole steps reach [presets: mini 0.3, paper and quick 0.5].
     #[arg(long)]
     strength: Option<f64>,
     /// Restoration guidance: the weight w for a hundred steps; 0 turns it off [presets: mini 0, paper and quick
