@@ -2,9 +2,64 @@
 
 use super::super::simd::Simd;
 
+/// A query's softmax over the blocks of keys so far.
+#[derive(Clone, Copy)]
+pub(super) struct Softmax<V> {
+    /// The largest logit.
+    most: f32,
+    /// Lanes of the sum of exponentials.
+    total: V,
+}
+
+impl<V: Copy> Softmax<V> {
+    /// Of no keys.
+    #[inline(always)]
+    pub(super) fn new<S: Simd<V = V>>(s: S) -> Self {
+        Self {
+            most: f32::NEG_INFINITY,
+            total: s.splat(0.0),
+        }
+    }
+
+    /// Turns a block's logits, of which at least one is visible, into exponentials that count beside those before: `sums`, the
+    /// query's, shrink where a larger logit came.
+    #[inline(always)]
+    pub(super) fn take<S: Simd<V = V>>(
+        &mut self,
+        s: S,
+        row: &mut [f32],
+        visible: usize,
+        scale: f32,
+        sums: &mut [f32],
+    ) {
+        row[visible..].fill(f32::NEG_INFINITY);
+        let highest = self.most.max(maximum(s, row) * scale);
+        let shrink = if self.most == highest {
+            1.0
+        } else {
+            (self.most - highest).exp()
+        };
+        self.most = highest;
+        let sum = exponentials(s, row, scale, highest);
+        self.total = s.fma(self.total, s.splat(shrink), sum);
+        row[visible..].fill(0.0);
+        if shrink != 1.0 {
+            scale_row(s, sums, shrink);
+        }
+    }
+
+    /// Divides the query's sums by that of its exponentials, whose logarithm it gives back.
+    #[inline(always)]
+    pub(super) fn finish<S: Simd<V = V>>(self, s: S, sums: &mut [f32]) -> f32 {
+        let total = s.sum(self.total);
+        scale_row(s, sums, 1.0 / total);
+        self.most + total.ln()
+    }
+}
+
 /// The largest of whole vectors; a NaN among them shows in the exponentials.
 #[inline(always)]
-pub(super) fn maximum<S: Simd>(s: S, row: &[f32]) -> f32 {
+fn maximum<S: Simd>(s: S, row: &[f32]) -> f32 {
     let mut most = s.splat(f32::NEG_INFINITY);
     for v in row.chunks_exact(S::LANES) {
         // SAFETY: a whole vector.
@@ -59,7 +114,7 @@ pub(super) fn scores<S: Simd>(s: S, p: &[f32], ds: &mut [f32], delta: f32, scale
 
 /// Multiplies a row of whole vectors.
 #[inline(always)]
-pub(super) fn scale_row<S: Simd>(s: S, row: &mut [f32], factor: f32) {
+fn scale_row<S: Simd>(s: S, row: &mut [f32], factor: f32) {
     let factor = s.splat(factor);
     for v in row.chunks_exact_mut(S::LANES) {
         // SAFETY: a whole vector.

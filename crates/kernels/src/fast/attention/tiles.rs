@@ -16,7 +16,7 @@ use super::{
         stored::Stored,
     },
     AttentionShape,
-    rows::{exponentials, maximum, scale_row},
+    rows::Softmax,
 };
 
 /// Queries of a task, and keys or columns of a panel: two tiles.
@@ -218,8 +218,7 @@ impl Job for Block<'_> {
         let steps = amx::Operands::steps_of_panel((depth / DEPTH).max(KEYS / 2 / DEPTH));
         let tall = count.div_ceil(SIDE);
         sums.fill(0.0);
-        let mut most = [f32::NEG_INFINITY; BLOCK];
-        let mut total = [s.splat(0.0); BLOCK];
+        let mut softmax = [Softmax::new(s); BLOCK];
         for k0 in (0..keys).step_by(KEYS) {
             let wide = KEYS.min(keys - k0);
             for n0 in (0..wide).step_by(BLOCK) {
@@ -236,20 +235,8 @@ impl Job for Block<'_> {
             }
             for (i, row) in logits.chunks_exact_mut(KEYS).enumerate().take(count) {
                 let row = &mut row[..wide];
-                row[(m - k0).min(wide)..].fill(f32::NEG_INFINITY);
-                let highest = most[i].max(maximum(s, row) * scale);
-                let shrink = if most[i] == highest {
-                    1.0
-                } else {
-                    (most[i] - highest).exp()
-                };
-                most[i] = highest;
-                let sum = exponentials(s, row, scale, highest);
-                total[i] = s.fma(total[i], s.splat(shrink), sum);
-                row[(m - k0).min(wide)..].fill(0.0);
-                if shrink != 1.0 {
-                    scale_row(s, &mut sums[i * width..(i + 1) * width], shrink);
-                }
+                let sums = &mut sums[i * width..(i + 1) * width];
+                softmax[i].take(s, row, (m - k0).min(wide), scale, sums);
                 let to = &mut p[i / SIDE * (KEYS / 2 / DEPTH) * TILE + i % SIDE * DEPTH..];
                 for (to, row) in to.chunks_mut(TILE).zip(row.chunks_exact(2 * SIDE)) {
                     // SAFETY: a row of a tile is a vector, `row` two of them.
@@ -273,11 +260,9 @@ impl Job for Block<'_> {
             }
         }
         for i in 0..count {
-            let total = s.sum(total[i]);
             let sums = &mut sums[i * width..(i + 1) * width];
-            scale_row(s, sums, 1.0 / total);
+            self.lse[i] = softmax[i].finish(s, sums);
             self.o[i * d..(i + 1) * d].copy_from_slice(&sums[..d]);
-            self.lse[i] = most[i] + total.ln();
         }
     }
 }
