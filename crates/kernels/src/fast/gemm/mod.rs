@@ -2,9 +2,8 @@
 //! other operands: a low-rank update, in one pass over the result.
 //!
 //! This is a linear map, both its gradients, a 1x1 convolution and its input's gradient: either operand may be
-//! contiguous along its rows or along `k`, and is rounded or widened while it is packed. Both are packed whole, or a
-//! part of bounded size at a time; a task then makes a block of the result that stays in the second-level cache while
-//! chunks of `k` are added to it (Goto and van de Geijn, 2008).
+//! contiguous along its rows or along `k`, and is rounded or widened while it is packed, a part of bounded size at a time
+//! (Goto and van de Geijn, 2008). What a task makes of the packed operands is in `vectors` and in `tiles`.
 //!
 //! Every output is summed along `k` in one order whatever the number of threads.
 
@@ -13,13 +12,14 @@
 pub(super) mod micro;
 pub(super) mod pack;
 mod tiles;
+mod vectors;
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use self::{
-    micro::{Block, Micro, Start},
+    micro::Start,
     pack::{Layout, Pack},
 };
 use super::{
@@ -33,12 +33,6 @@ use super::{
     stored::Stored,
 };
 
-/// Elements of a chunk of `k`: a panel of `b` (32 columns) stays in the first-level cache.
-const CHUNK: usize = 384;
-/// Rows of a task: the part of `a` that one chunk needs stays in the second-level cache.
-const GROUP: usize = 104;
-/// Columns of a task; with `GROUP` rows the result stays in the second-level cache too.
-const COLUMNS: usize = 256;
 /// Most elements of an operand that are packed at a time.
 const PACKED: usize = 6 << 20;
 
@@ -183,10 +177,9 @@ pub(super) fn run(isa: Isa, gemm: &Gemm<'_>, out: &mut [f32]) {
     }
     let padded = stretches[stretches.len() - 1].elements.end;
     let chunk = padded
-        .div_ceil(padded.div_ceil(if kernel == Kernel::Tiles {
-            tiles::CHUNK
-        } else {
-            CHUNK
+        .div_ceil(padded.div_ceil(match kernel {
+            Kernel::Tiles => tiles::CHUNK,
+            Kernel::Single | Kernel::Pair => vectors::CHUNK,
         }))
         .next_multiple_of(kernel.depth());
     let plan = Plan {
@@ -228,47 +221,25 @@ struct Plan<'a> {
 
 impl Plan<'_> {
     fn run(&self, out: &mut [f32]) {
-        let Gemm { batch, n, .. } = *self.gemm;
-        let panels_each = n.div_ceil(self.width);
-        let panels = batch * panels_each;
-        let most_panels = (PACKED / (self.padded * self.width)).clamp(1, panels);
-        let blocks = self.blocks.sizes.len();
-        let most_blocks = (PACKED / (self.padded * self.blocks.sizes[0])).clamp(1, blocks);
-        let rows: usize = (0..most_blocks)
-            .map(|i| self.blocks.room(self.kernel, i))
-            .sum();
-        if self.kernel == Kernel::Tiles {
-            // SAFETY: packing writes what is read.
-            let mut a = unsafe { Kept::new(self.padded * rows) };
-            let out = Shared::new(out);
-            for m0 in (0..blocks).step_by(most_blocks) {
-                let range = m0..blocks.min(m0 + most_blocks);
-                self.pack_blocks(range.clone(), a.get_mut());
-                self.by_tiles(range, panels_each, a.get(), &out);
-            }
-            return;
-        }
-        // SAFETY: packing writes what is read.
-        let (mut a, mut b) = unsafe {
-            (
-                Kept::new(self.padded * rows),
-                Kept::new(self.padded * most_panels * self.width),
-            )
-        };
         let out = Shared::new(out);
-        let mut a_holds = 0..0;
-        for p0 in (0..panels).step_by(most_panels) {
-            let part = p0..panels.min(p0 + most_panels);
-            self.pack_panels(part.clone(), panels_each, b.get_mut());
-            for m0 in (0..blocks).step_by(most_blocks) {
-                let range = m0..blocks.min(m0 + most_blocks);
-                if a_holds != range {
-                    self.pack_blocks(range.clone(), a.get_mut());
-                    a_holds = range.clone();
-                }
-                self.multiply(range, part.clone(), panels_each, a.get(), b.get(), &out);
-            }
+        match self.kernel {
+            Kernel::Tiles => self.by_tiles(&out),
+            Kernel::Single | Kernel::Pair => self.by_vectors(&out),
         }
+    }
+
+    /// Panels of each product.
+    fn panels_each(&self) -> usize {
+        self.gemm.n.div_ceil(self.width)
+    }
+
+    /// Blocks of `a` that are packed at a time, and memory for them.
+    fn room_for_blocks(&self) -> (usize, Kept) {
+        let sizes = &self.blocks.sizes;
+        let most = (PACKED / (self.padded * sizes[0])).clamp(1, sizes.len());
+        let rows: usize = (0..most).map(|i| self.blocks.room(self.kernel, i)).sum();
+        // SAFETY: packing writes what is read.
+        (most, unsafe { Kept::new(self.padded * rows) })
     }
 
     /// Packs, by the machine's own rounding where products are of pairs.
@@ -277,11 +248,6 @@ impl Plan<'_> {
             Kernel::Single => dispatch(self.isa, job),
             Kernel::Pair | Kernel::Tiles => dispatch_pairs(self.isa, job),
         }
-    }
-
-    /// Where the packed block is: `rows` before it, in a part that begins with block `first`.
-    fn rows_before(&self, first: usize, block: usize) -> usize {
-        self.blocks.starts[block] - self.blocks.starts[first]
     }
 
     fn pack_blocks(&self, range: Range<usize>, to: &mut [f32]) {
@@ -316,13 +282,6 @@ impl Plan<'_> {
         });
     }
 
-    fn pack_panels(&self, range: Range<usize>, panels_each: usize, to: &mut [f32]) {
-        to[..range.len() * self.padded * self.width]
-            .par_chunks_mut(self.padded * self.width)
-            .zip(range)
-            .for_each(|(to, panel)| self.pack_panel(panel, panels_each, 0..self.padded, to));
-    }
-
     /// Packs `elements` of a panel.
     fn pack_panel(&self, panel: usize, panels_each: usize, elements: Range<usize>, to: &mut [f32]) {
         let n = self.gemm.n;
@@ -349,52 +308,6 @@ impl Plan<'_> {
         }
     }
 
-    /// The packed blocks times the packed panels.
-    fn multiply(
-        &self,
-        blocks: Range<usize>,
-        panels: Range<usize>,
-        panels_each: usize,
-        a: &[f32],
-        b: &[f32],
-        out: &Shared,
-    ) {
-        let size = self.blocks.sizes[blocks.start];
-        let wanted = 4 * rayon::current_num_threads();
-        let per_m = (GROUP / size).clamp(1, blocks.len());
-        let mut per_n = (COLUMNS / self.width).clamp(1, panels.len());
-        let m_tasks = blocks.len().div_ceil(per_m);
-        while per_n > 2 && m_tasks * panels.len().div_ceil(per_n) < wanted {
-            per_n = per_n.div_ceil(2);
-        }
-        let n_tasks = panels.len().div_ceil(per_n);
-        let m_parts = even_parts(blocks.len(), m_tasks);
-        let m_starts = starts(&m_parts);
-        (0..m_tasks * n_tasks).into_par_iter().for_each(|task| {
-            let (m_task, n_task) = (task / n_tasks, task % n_tasks);
-            let first = blocks.start + m_starts[m_task];
-            let rows = first..first + m_parts[m_task];
-            let columns =
-                panels.start + n_task * per_n..panels.end.min(panels.start + (n_task + 1) * per_n);
-            for k0 in (0..self.padded).step_by(self.chunk) {
-                let depth = self.chunk.min(self.padded - k0);
-                for panel in columns.clone() {
-                    let at = ((panel - panels.start) * self.padded + k0) * self.width;
-                    self.panel(
-                        rows.clone(),
-                        blocks.start,
-                        panel,
-                        panels_each,
-                        [k0, depth],
-                        a,
-                        &b[at..at + depth * self.width],
-                        out,
-                    );
-                }
-            }
-        });
-    }
-
     /// What a part of the result starts from.
     fn start(&self, k0: usize, rows: Range<usize>, columns: Range<usize>) -> Start<'_> {
         match self.gemm.bias {
@@ -403,52 +316,5 @@ impl Plan<'_> {
             Bias::Rows(bias) => Start::Row(&bias[rows]),
             Bias::Columns(bias) => Start::Column(&bias[columns]),
         }
-    }
-
-    /// One chunk of a panel times a task's blocks.
-    #[expect(clippy::too_many_arguments, reason = "one call, in an inner loop")]
-    fn panel(
-        &self,
-        rows: Range<usize>,
-        first: usize,
-        panel: usize,
-        panels_each: usize,
-        [k0, depth]: [usize; 2],
-        a: &[f32],
-        b: &[f32],
-        out: &Shared,
-    ) {
-        let Gemm { m, n, .. } = *self.gemm;
-        let (image, n0) = (panel / panels_each, panel % panels_each * self.width);
-        let columns = self.width.min(n - n0);
-        let blocks: Vec<Block<'_>> = rows
-            .map(|block| {
-                let size = self.blocks.sizes[block];
-                let at = self.rows_before(first, block) * self.padded;
-                // Chunks of a block follow each other.
-                let part = &a[at + k0 * size..at + (k0 + depth) * size];
-                let row = self.blocks.starts[block];
-                let start = self.start(k0, row..row + size, n0..n0 + columns);
-                // SAFETY: these rows and columns are this task's alone.
-                let c = unsafe { out.at((image * m + row) * n + n0, (size - 1) * n + columns) };
-                Block {
-                    a: part,
-                    rows: size,
-                    c,
-                    start,
-                }
-            })
-            .collect();
-        let micro = Micro {
-            blocks: &blocks,
-            b,
-            width: self.width,
-            columns,
-            c_stride: n,
-            depth,
-            next: b.as_ptr().wrapping_add(self.padded * self.width),
-        };
-        // SAFETY: the blocks' outputs are valid, as just checked, and no one else's.
-        unsafe { micro::run(self.isa, self.kernel, &micro) };
     }
 }

@@ -27,14 +27,20 @@ const ROWS: usize = 1024;
 const BLOCK: usize = 2 * SIDE;
 
 impl Plan<'_> {
+    /// All products, by tiles.
+    pub(super) fn by_tiles(&self, out: &Shared) {
+        let blocks = self.blocks.sizes.len();
+        let (most_blocks, mut a) = self.room_for_blocks();
+        for m0 in (0..blocks).step_by(most_blocks) {
+            let range = m0..blocks.min(m0 + most_blocks);
+            self.pack_blocks(range.clone(), a.get_mut());
+            self.times_all_columns(range, a.get(), out);
+        }
+    }
+
     /// The packed blocks of `range` times all columns.
-    pub(super) fn by_tiles(
-        &self,
-        range: Range<usize>,
-        panels_each: usize,
-        a: &[f32],
-        out: &Shared,
-    ) {
+    fn times_all_columns(&self, range: Range<usize>, a: &[f32], out: &Shared) {
+        let panels_each = self.panels_each();
         assert_eq!(self.width, BLOCK);
         let batch = self.gemm.batch;
         let rows = even_parts(range.len(), range.len().div_ceil(ROWS / BLOCK));
