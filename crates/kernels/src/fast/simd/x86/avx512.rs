@@ -99,8 +99,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe {
             let mut rows = [_mm512_setzero_si512(); T];
             for (t, row) in rows.iter_mut().enumerate() {
-                let places = _mm512_loadu_si512(Deal::<T>::PLACES[t].as_ptr().cast());
-                for (r, &mask) in Deal::<T>::MASKS[t].iter().enumerate() {
+                let places = _mm512_loadu_si512(Dealt::<T>::PLACES[t].as_ptr().cast());
+                for (r, &mask) in Dealt::<T>::MASKS[t].iter().enumerate() {
                     let values = _mm512_loadu_si512(from.add(32 * r).cast());
                     *row = _mm512_mask_permutexvar_epi16(*row, mask, places, values);
                 }
@@ -273,9 +273,9 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
 }
 
 /// Where the values of [`Simd::deal`] come from.
-struct Deal<const T: usize>;
+struct Dealt<const T: usize>;
 
-impl<const T: usize> Deal<T> {
+impl<const T: usize> Dealt<T> {
     /// For each row, the place of each of its values in a vector.
     const PLACES: [[u16; 32]; T] = {
         let mut places = [[0; 32]; T];
