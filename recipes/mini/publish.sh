@@ -9,6 +9,8 @@ reclair=$1 prior=$2 adapter=$3
 shift 3
 "$reclair" convert "runs/mini-$prior/prior" -o models/mini/prior --dtype f16
 "$reclair" convert "runs/mini-$adapter/adapter" -o models/mini/adapter --dtype f16
+# Under the name that it is embedded by, and the licence of its model card.
+sed -i -e 's/"name": "prior"/"name": "mini"/' -e 's/"licence": null/"licence": "CC-BY-SA-4.0"/' models/mini/adapter/reclair.json
 for run; do
     to=models/mini/runs/$run
     mkdir -p "$to"
