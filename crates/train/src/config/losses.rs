@@ -120,6 +120,13 @@ pub struct DenoiseLoss {
     /// The strengths such starts are drawn from, uniformly, `[low, high]`, above 0 and at most 1.
     #[serde(skip_serializing_if = "is_usual_strength")]
     pub lq_start_strength: [f64; 2],
+    /// The steps that restoration takes from such a start: states are drawn from those that these visit (one
+    /// step visits the start alone). 0: anywhere on the way, for any number of steps.
+    ///
+    /// Between start and end the state holds much of the clean latent, and most of the loss there is noise that nothing
+    /// could predict; a restorer of one step never stands there.
+    #[serde(skip_serializing_if = "is_default")]
+    pub lq_start_steps: u32,
 }
 
 /// The noise levels of a flow prior that training draws from, at `u = sigmoid(N(mean, std))`.
@@ -168,6 +175,7 @@ impl Default for DenoiseLoss {
             skip_adapter: 0.5,
             lq_start: 0.0,
             lq_start_strength: USUAL_STRENGTH,
+            lq_start_steps: 0,
         }
     }
 }

@@ -64,9 +64,13 @@ impl Levels {
         let [low, high] = self.loss.lq_start_strength;
         let strength = low + (high - low) * rng.random::<f64>();
         let start = self.at(strength);
+        let way = match self.loss.lq_start_steps {
+            0 => rng.random::<f64>(),
+            steps => f64::from(rng.random_range(1..=steps)) / f64::from(steps),
+        };
         Level {
             carried: start.data / start.noise,
-            ..self.at(strength * rng.random::<f64>())
+            ..self.at(strength * way)
         }
     }
 
@@ -206,6 +210,27 @@ mod tests {
                     .all(|level| level.t <= 600.0 && level.carried > 0.0)
             );
             assert!(drawn.iter().any(|level| level.t > 300.0));
+        }
+    }
+
+    #[test]
+    fn a_number_of_steps_leaves_the_levels_that_these_visit() {
+        for (steps, visited) in [(1, vec![0.4]), (4, vec![0.1, 0.2, 0.3, 0.4])] {
+            let levels = Levels::new(
+                &FLOW,
+                &DenoiseLoss {
+                    lq_start_steps: steps,
+                    ..from_lq([0.4, 0.4])
+                },
+            );
+            let mut rng = stream(1, "test");
+            let mut drawn: Vec<f64> = (0..100).map(|_| levels.draw(&mut rng).noise).collect();
+            drawn.sort_by(f64::total_cmp);
+            drawn.dedup();
+            assert_eq!(drawn.len(), visited.len());
+            for (level, visited) in drawn.iter().zip(visited) {
+                assert!((level - visited).abs() < 1e-12, "{level}");
+            }
         }
     }
 
