@@ -143,14 +143,14 @@ fn main() {
         if !table.wants_any(&name) {
             continue;
         }
-        let q = random4([1, heads, n, d]);
-        let (k, v) = (random4([1, heads, m, d]), random4([1, heads, m, d]));
+        let of = |rows: usize| random4([1, 1, rows, heads * d]).squeeze_dim::<3>(0);
+        let (q, k, v) = (of(n), of(m), of(m));
         let flops = (4 * heads * n * m * d) as f64;
         for (kind, weights) in [("f32", DType::F32), ("bf16", DType::BF16)] {
             table.products(&format!("{name} {kind}"), flops, || {
                 let scale = (d as f64).sqrt().recip();
                 let (q, k, v) = (q.clone(), k.clone(), v.clone());
-                drop(attention(q, k, v, scale, Mask::None, weights));
+                drop(attention(q, k, v, heads, scale, Mask::None, weights));
             });
         }
     }

@@ -9,6 +9,7 @@
 mod activation;
 mod add;
 mod attention;
+mod cat;
 mod contiguous;
 mod conv;
 mod extension;
@@ -30,8 +31,9 @@ fn refuse_empty(what: &str, dims: &[usize]) {
 }
 
 pub use activation::{geglu, gelu, gelu_tanh, quick_gelu, silu};
-pub use add::{add, shift_channels};
+pub use add::{add, add_gated, shift_channels};
 pub use attention::{Mask, attention, attention_biased};
+pub use cat::cat;
 pub use contiguous::contiguous;
 pub use conv::{Padding, conv2d};
 pub use fast::isa::ignored_settings;

@@ -5,6 +5,7 @@
 
 mod add;
 mod attention;
+mod cat;
 mod contiguous;
 mod conv;
 mod enlarge;
@@ -25,14 +26,15 @@ use burn::{
 };
 
 use crate::fast::{
-    attention::AttentionShape, conv::ConvShape, elementwise::Function, enlarge::EnlargeShape,
-    linear::LinearShape, norm::NormShape, row_norm::RowShape, shared::gather, stored::Stored,
+    add::GatedShape, attention::AttentionShape, conv::ConvShape, elementwise::Function,
+    enlarge::EnlargeShape, linear::LinearShape, norm::NormShape, row_norm::RowShape,
+    shared::gather, stored::Stored,
 };
 
 pub(crate) use low_rank::LowRankShape;
 pub(crate) use tensors::{
-    add, attention, attention_biased, contiguous, conv2d, enlarge, geglu, group_norm, is_fast,
-    is_weight, linear, linear_low_rank, pointwise, row_norm, shift_channels,
+    add, add_gated, attention, attention_biased, cat, contiguous, conv2d, enlarge, geglu,
+    group_norm, is_fast, is_weight, linear, linear_low_rank, pointwise, row_norm, shift_channels,
 };
 
 /// The operations with a fast path.
@@ -96,8 +98,17 @@ pub(crate) trait KernelOps: Backend {
     fn kernel_geglu(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// The values in order, one after the other.
     fn kernel_contiguous(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// One tensor after another along the second axis.
+    fn kernel_cat(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self>;
     /// Sum of two tensors of one shape.
     fn kernel_add(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// Sum with tokens that a gate lets through.
+    fn kernel_add_gated(
+        x: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        shape: GatedShape,
+    ) -> FloatTensor<Self>;
     /// Sum with a value for each channel.
     fn kernel_shift(x: FloatTensor<Self>, shift: FloatTensor<Self>) -> FloatTensor<Self>;
     /// Enlargement of planes by repetition.
@@ -239,8 +250,21 @@ impl KernelOps for Flex {
         packed(x)
     }
 
+    fn kernel_cat(x: FlexTensor, y: FlexTensor) -> FlexTensor {
+        cat::run(&packed(x), &packed(y))
+    }
+
     fn kernel_add(x: FlexTensor, y: FlexTensor) -> FlexTensor {
         add::run(packed(x), packed(y))
+    }
+
+    fn kernel_add_gated(
+        x: FlexTensor,
+        gate: FlexTensor,
+        y: FlexTensor,
+        shape: GatedShape,
+    ) -> FlexTensor {
+        add::run_gated(packed(x), &packed(gate), &packed(y), &shape)
     }
 
     fn kernel_shift(x: FlexTensor, shift: FlexTensor) -> FlexTensor {
@@ -331,8 +355,21 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         contiguous::taped::<C>(x)
     }
 
+    fn kernel_cat(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
+        cat::taped::<C>(x, y)
+    }
+
     fn kernel_add(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
         add::taped::<C>(x, y)
+    }
+
+    fn kernel_add_gated(
+        x: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        shape: GatedShape,
+    ) -> FloatTensor<Self> {
+        add::taped_gated::<C>(x, gate, y, shape)
     }
 
     fn kernel_shift(x: FloatTensor<Self>, shift: FloatTensor<Self>) -> FloatTensor<Self> {

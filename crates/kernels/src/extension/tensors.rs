@@ -8,8 +8,8 @@ use burn::{
 use super::{KernelOps, LowRankShape};
 use crate::{
     fast::{
-        attention::AttentionShape, conv::ConvShape, elementwise::Function, enlarge::EnlargeShape,
-        isa, linear::LinearShape, norm::NormShape, row_norm::RowShape,
+        add::GatedShape, attention::AttentionShape, conv::ConvShape, elementwise::Function,
+        enlarge::EnlargeShape, isa, linear::LinearShape, norm::NormShape, row_norm::RowShape,
     },
     plain,
 };
@@ -80,23 +80,23 @@ pub(crate) fn linear_low_rank(
 
 /// [`KernelOps::kernel_attention`] on tensors.
 pub(crate) fn attention(
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
+    q: Tensor<3>,
+    k: Tensor<3>,
+    v: Tensor<3>,
     shape: AttentionShape,
-) -> Tensor<4> {
+) -> Tensor<3> {
     let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
     Tensor::from_dispatch(Dispatch::kernel_attention(q, k, v, shape))
 }
 
 /// [`KernelOps::kernel_attention_biased`] on tensors.
 pub(crate) fn attention_biased(
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
+    q: Tensor<3>,
+    k: Tensor<3>,
+    v: Tensor<3>,
     bias: Tensor<4>,
     shape: AttentionShape,
-) -> Tensor<4> {
+) -> Tensor<3> {
     let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
     let bias = bias.into_dispatch();
     Tensor::from_dispatch(Dispatch::kernel_attention_biased(q, k, v, bias, shape))
@@ -149,9 +149,21 @@ pub(crate) fn contiguous<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::kernel_contiguous(x.into_dispatch()))
 }
 
+/// [`KernelOps::kernel_cat`] on tensors.
+pub(crate) fn cat<const D: usize>(x: Tensor<D>, y: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::kernel_cat(x.into_dispatch(), y.into_dispatch()))
+}
+
 /// [`KernelOps::kernel_add`] on tensors.
-pub(crate) fn add(x: Tensor<4>, y: Tensor<4>) -> Tensor<4> {
+pub(crate) fn add<const D: usize>(x: Tensor<D>, y: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::kernel_add(x.into_dispatch(), y.into_dispatch()))
+}
+
+/// [`KernelOps::kernel_add_gated`] on tensors, none of them empty.
+pub(crate) fn add_gated(x: Tensor<3>, gate: Tensor<2>, y: Tensor<3>) -> Tensor<3> {
+    let [_, n, d] = x.dims();
+    let (x, gate, y) = (x.into_dispatch(), gate.into_dispatch(), y.into_dispatch());
+    Tensor::from_dispatch(Dispatch::kernel_add_gated(x, gate, y, GatedShape { n, d }))
 }
 
 /// [`KernelOps::kernel_shift`] on tensors.

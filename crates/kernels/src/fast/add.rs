@@ -1,4 +1,4 @@
-//! Sums of tensors, and of a value for each channel.
+//! Sums of tensors, of a value for each channel, and of rows that a gate lets through.
 
 #![expect(unsafe_code, reason = "results whose every value is written")]
 
@@ -89,5 +89,110 @@ pub(crate) fn shift_grad(isa: Isa, dy: &[f32], planes: usize) -> Vec<f32> {
     }
     dy.par_chunks(dy.len() / planes)
         .map(|plane| dispatch(isa, Sum(plane)) as f32)
+        .collect()
+}
+
+/// The shape of a gated sum: rows of `d` values, `n` of them for each gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GatedShape {
+    /// Rows that share a gate.
+    pub(crate) n: usize,
+    /// Values of a row.
+    pub(crate) d: usize,
+}
+
+impl GatedShape {
+    /// Rows of a task.
+    fn together(&self) -> usize {
+        (CHUNK / self.d).max(1)
+    }
+
+    /// The gate of row `row`.
+    fn gate<'a>(&self, gate: &'a [f32], row: usize) -> &'a [f32] {
+        &gate[row / self.n * self.d..][..self.d]
+    }
+}
+
+/// `x + gate y`, for `x` and `y` `[images, n, d]` and `gate` `[images, d]`, in place of `x`.
+pub(crate) fn gated_to(isa: Isa, shape: &GatedShape, x: &mut [f32], gate: &[f32], y: &[f32]) {
+    struct Gated<'a>(&'a mut [f32], &'a [f32], &'a [f32]);
+    impl Job for Gated<'_> {
+        type Out = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let lanes = S::LANES;
+            let rows =
+                (self.0.chunks_mut(lanes)).zip(self.1.chunks(lanes).zip(self.2.chunks(lanes)));
+            for (x, (gate, y)) in rows {
+                // SAFETY: the three have that many values.
+                unsafe {
+                    let count = x.len();
+                    let (gate, y) = (
+                        s.load_part(gate.as_ptr(), count),
+                        s.load_part(y.as_ptr(), count),
+                    );
+                    let sum = s.fma(gate, y, s.load_part(x.as_ptr(), count));
+                    s.store_part(x.as_mut_ptr(), sum, count);
+                }
+            }
+        }
+    }
+    assert_eq!(x.len(), y.len());
+    assert_eq!(x.len(), gate.len() * shape.n);
+    let together = shape.together();
+    x.par_chunks_mut(together * shape.d)
+        .zip(y.par_chunks(together * shape.d))
+        .enumerate()
+        .for_each(|(i, (x, y))| {
+            let rows = x.chunks_exact_mut(shape.d).zip(y.chunks_exact(shape.d));
+            for (row, (x, y)) in rows.enumerate() {
+                let gate = shape.gate(gate, i * together + row);
+                dispatch(isa, Gated(x, gate, y));
+            }
+        });
+}
+
+/// The gradient of `y`: `gate dy`.
+pub(crate) fn gated_grad(isa: Isa, shape: &GatedShape, dy: &[f32], gate: &[f32]) -> Vec<f32> {
+    struct Product<'a>(&'a [f32], &'a [f32], &'a mut [f32]);
+    impl Job for Product<'_> {
+        type Out = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            zip!(s, self.0, self.1, self.2, |dy, gate| s.mul(dy, gate));
+        }
+    }
+    assert_eq!(dy.len(), gate.len() * shape.n);
+    let together = shape.together();
+    // SAFETY: the rows' results cover it.
+    let mut to = unsafe { unwritten(dy.len()) };
+    to.par_chunks_mut(together * shape.d)
+        .zip(dy.par_chunks(together * shape.d))
+        .enumerate()
+        .for_each(|(i, (to, dy))| {
+            let rows = to.chunks_exact_mut(shape.d).zip(dy.chunks_exact(shape.d));
+            for (row, (to, dy)) in rows.enumerate() {
+                let gate = shape.gate(gate, i * together + row);
+                dispatch(isa, Product(dy, gate, to));
+            }
+        });
+    to
+}
+
+/// The gradient of the gate: the sum over its rows of `dy y`, in f64.
+pub(crate) fn gate_grad(shape: &GatedShape, dy: &[f32], y: &[f32]) -> Vec<f32> {
+    let GatedShape { n, d } = *shape;
+    assert_eq!(dy.len(), y.len());
+    dy.par_chunks(n * d)
+        .zip(y.par_chunks(n * d))
+        .flat_map_iter(|(dy, y)| {
+            let mut sums = vec![0.0f64; d];
+            for (dy, y) in dy.chunks_exact(d).zip(y.chunks_exact(d)) {
+                for (sum, (dy, y)) in sums.iter_mut().zip(dy.iter().zip(y)) {
+                    *sum += f64::from(dy * y);
+                }
+            }
+            sums.into_iter().map(|sum| sum as f32)
+        })
         .collect()
 }

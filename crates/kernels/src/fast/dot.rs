@@ -1,8 +1,9 @@
 //! Products of rows: `c[m][n] = bias[m] + sum over k of a[m][k] b[n][k]`, both operands contiguous along `k`.
 //!
 //! This is a linear map with its weight as the file holds it (`a` the weight, `b` the tokens), and a convolution with
-//! many channels and few pixels (`b` the pixels' neighbourhoods). Lanes run along `k`, so a weight needs no packing and
-//! 16-bit weights are widened a few rows at a time. `b` is copied in chunks of `k` by the caller's `fill`.
+//! many channels and few pixels (`b` the pixels' neighbourhoods). Lanes run along `k`, so a weight needs no packing;
+//! 16-bit weights are widened a few rows at a time, or, where `b` has so few rows that a weight is read but once, as they are
+//! multiplied. `b` is copied in chunks of `k` by the caller's `fill`.
 //!
 //! Every output is summed in the same order (chunks of `k`, then lanes) whatever the number of threads.
 
@@ -23,10 +24,14 @@ use super::{
 
 /// Largest chunk of `k`: four rows of it stay in the first-level cache.
 const CHUNK: usize = 1024;
+/// The same where `b` has a few rows and `a` is read once: all of a usual row.
+const WHOLE: usize = 8192;
 /// Rows of `a` in a task and rows of `b` in a block; together they stay in the second-level cache.
 const GROUP: usize = 48;
 /// Rows of `a` in a tile.
 const TILE: usize = 4;
+/// Most lanes.
+const MOST: usize = 16;
 /// Most floats of `b` that are packed at a time.
 const PACKED: usize = 4 << 20;
 
@@ -69,7 +74,8 @@ pub(super) fn run(isa: Isa, dot: &Dot<'_>, fill: &Fill<'_>, out: &mut [f32]) {
         return;
     }
     let lanes = dispatch(isa, Lanes);
-    let chunks = k.div_ceil(CHUNK).max(1);
+    let once = n <= dispatch(isa, Columns);
+    let chunks = k.div_ceil(if once { WHOLE } else { CHUNK }).max(1);
     let chunk = k.div_ceil(chunks).next_multiple_of(lanes).max(lanes);
     let block = (PACKED / chunk).clamp(GROUP, n.max(GROUP)) / GROUP * GROUP;
     // SAFETY: every row that is read is filled first.
@@ -95,27 +101,35 @@ pub(super) fn run(isa: Isa, dot: &Dot<'_>, fill: &Fill<'_>, out: &mut [f32]) {
             (0..m.div_ceil(group)).into_par_iter().for_each(|task| {
                 let m0 = task * group;
                 let count = group.min(m - m0);
-                with_scratch(
-                    Scratch::Gradient,
-                    count.next_multiple_of(TILE) * width,
-                    |a| {
-                        let job = Task {
-                            dot,
-                            m0,
-                            count,
-                            k0,
-                            depth,
-                            width,
-                            a,
-                            b: &packed[..rows * width],
-                            n0,
-                            out: &out,
-                        };
-                        dispatch(isa, job);
-                    },
-                );
+                let task = Task {
+                    dot,
+                    m0,
+                    count,
+                    k0,
+                    depth,
+                    width,
+                    b: &packed[..rows * width],
+                    n0,
+                    out: &out,
+                };
+                if once {
+                    return dispatch(isa, Once(task));
+                }
+                let room = count.next_multiple_of(TILE) * width;
+                with_scratch(Scratch::Gradient, room, |a| dispatch(isa, Widened(task, a)));
             });
         }
+    }
+}
+
+/// Rows of `b` in a tile.
+struct Columns;
+
+impl Job for Columns {
+    type Out = usize;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> usize {
+        S::DOT_COLUMNS
     }
 }
 
@@ -127,17 +141,20 @@ struct Task<'a> {
     k0: usize,
     depth: usize,
     width: usize,
-    a: &'a mut [f32],
     b: &'a [f32],
     n0: usize,
     out: &'a Shared,
 }
 
-impl Job for Task<'_> {
+/// A task whose rows of `a` are widened first, into this memory.
+struct Widened<'a>(Task<'a>, &'a mut [f32]);
+
+impl Job for Widened<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self {
+        let Self(task, to) = self;
+        let Task {
             dot,
             m0,
             count,
@@ -145,8 +162,8 @@ impl Job for Task<'_> {
             depth,
             width,
             ..
-        } = self;
-        for (i, row) in self.a.chunks_exact_mut(width).enumerate() {
+        } = task;
+        for (i, row) in to.chunks_exact_mut(width).enumerate() {
             if i < count {
                 dot.a
                     .part((m0 + i) * dot.k + k0, depth)
@@ -156,56 +173,122 @@ impl Job for Task<'_> {
                 row.fill(0.0);
             }
         }
-        let rows = self.b.len() / width;
+        let rows = task.b.len() / width;
         for j0 in (0..rows).step_by(GROUP) {
             let end = rows.min(j0 + GROUP);
             for i in (0..count).step_by(TILE) {
+                let a = Stored::F32(&to[i * width..(i + TILE) * width]);
                 let mut j = j0;
                 while j < end {
-                    j += match (end - j).min(S::DOT_COLUMNS) {
-                        6.. => self.tile::<S, 6>(s, i, j),
-                        3.. => self.tile::<S, 3>(s, i, j),
-                        2 => self.tile::<S, 2>(s, i, j),
-                        _ => self.tile::<S, 1>(s, i, j),
-                    };
+                    j += task.tiles(s, a, [width, width, TILE], i, j, end - j);
                 }
             }
         }
     }
 }
 
-impl Task<'_> {
-    /// `TILE` rows of `a` from `i` against `N` rows of `b` from `j`; gives back `N`.
+/// A task whose rows of `a` are widened as they are multiplied.
+struct Once<'a>(Task<'a>);
+
+impl Job for Once<'_> {
+    type Out = ();
     #[inline(always)]
-    fn tile<S: Simd, const N: usize>(&self, s: S, i: usize, j: usize) -> usize {
-        let width = self.width;
-        assert!(
-            (i + TILE) * width <= self.a.len()
-                && (j + N) * width <= self.b.len()
-                && width.is_multiple_of(S::LANES)
-        );
-        let mut sums = [[s.splat(0.0); N]; TILE];
-        // SAFETY: the rows lie in their slices, and whole vectors in the rows.
-        unsafe {
-            let (a, b) = (
-                self.a.as_ptr().add(i * width),
-                self.b.as_ptr().add(j * width),
-            );
-            for k in (0..width).step_by(S::LANES) {
-                let mut x = [s.splat(0.0); N];
-                for (j, x) in x.iter_mut().enumerate() {
-                    *x = s.load(b.add(j * width + k));
-                }
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let a = s.load(a.add(i * width + k));
-                    for (sum, b) in sums.iter_mut().zip(x) {
-                        *sum = s.fma(a, b, *sum);
-                    }
-                }
+    fn run<S: Simd>(self, s: S) {
+        let Self(task) = self;
+        let Dot { a, k, .. } = *task.dot;
+        let rows = task.b.len() / task.width;
+        for i in (0..task.count).step_by(TILE) {
+            let here = TILE.min(task.count - i);
+            let a = a.part((task.m0 + i) * k + task.k0, (here - 1) * k + task.depth);
+            let mut j = 0;
+            while j < rows {
+                j += task.tiles(s, a, [k, task.depth, here], i, j, rows - j);
             }
         }
+    }
+}
+
+impl Task<'_> {
+    /// `count` of `TILE` rows of `a`, `stride` apart and `depth` long, against up to `left` rows of `b` from `j` on; gives
+    /// back against how many.
+    #[inline(always)]
+    fn tiles<S: Simd>(
+        &self,
+        s: S,
+        a: Stored<'_>,
+        size: [usize; 3],
+        i: usize,
+        j: usize,
+        left: usize,
+    ) -> usize {
+        match left.min(S::DOT_COLUMNS) {
+            6.. => self.tile::<S, 6>(s, a, size, i, j),
+            3.. => self.tile::<S, 3>(s, a, size, i, j),
+            2 => self.tile::<S, 2>(s, a, size, i, j),
+            _ => self.tile::<S, 1>(s, a, size, i, j),
+        }
+    }
+
+    /// As [`Self::tiles`], against `N`.
+    #[inline(always)]
+    fn tile<S: Simd, const N: usize>(
+        &self,
+        s: S,
+        stored: Stored<'_>,
+        [stride, depth, count]: [usize; 3],
+        i: usize,
+        j: usize,
+    ) -> usize {
+        let width = self.width;
+        let whole = depth / S::LANES * S::LANES;
+        assert!(
+            stored.len() >= (count - 1) * stride + depth
+                && (j + N) * width <= self.b.len()
+                && width.is_multiple_of(S::LANES)
+                && depth <= width
+        );
+        let mut sums = [[s.splat(0.0); N]; TILE];
+        // Rows that are missing are the last one once more.
+        let at: [usize; TILE] = std::array::from_fn(|row| row.min(count - 1) * stride);
+        macro_rules! sum {
+            ($a:expr, $load:ident) => {{
+                let a = $a;
+                // SAFETY: the rows lie in their slices, and whole vectors in the rows; the 16-bit types are their bits.
+                unsafe {
+                    let b = self.b.as_ptr().add(j * width);
+                    let mut k = 0;
+                    while k < depth {
+                        let mut x = [s.splat(0.0); N];
+                        for (j, x) in x.iter_mut().enumerate() {
+                            *x = s.load(b.add(j * width + k));
+                        }
+                        for (at, sums) in at.iter().zip(&mut sums) {
+                            let from = a.as_ptr().add(at + k);
+                            s.prefetch(from.wrapping_add(TILE * stride).cast());
+                            let v = if k < whole {
+                                s.$load(from.cast())
+                            } else {
+                                let mut rest = [0.0; MOST];
+                                let left = depth - k;
+                                stored.part(at + k, left).widen(s, &mut rest[..left]);
+                                s.load(rest.as_ptr())
+                            };
+                            for (sum, b) in sums.iter_mut().zip(x) {
+                                *sum = s.fma(v, b, *sum);
+                            }
+                        }
+                        k += S::LANES;
+                    }
+                }
+            }};
+        }
+        match stored {
+            Stored::F32(a) => sum!(a, load),
+            Stored::Bf16(a) => sum!(a, load_bf16),
+            Stored::F16(a) => sum!(a, load_f16),
+        }
         let dot = self.dot;
-        for (row, sums) in sums.iter().enumerate().take(self.count - i) {
+        for (row, sums) in sums.iter().enumerate().take(count.min(self.count - i)) {
             let m = self.m0 + i + row;
             for (column, &sum) in sums.iter().enumerate() {
                 let n = self.n0 + j + column;

@@ -73,6 +73,29 @@ pub(crate) fn gather(from: &[f32], starts: &[usize], len: usize) -> Vec<f32> {
     to
 }
 
+/// An equal part of each operand in turn, so many times: `[images, first]` and `[images, second]` as `[images, first + second]`.
+pub(crate) fn interleaved(images: usize, operands: [&[f32]; 2]) -> Vec<f32> {
+    let whole: usize = operands.iter().map(|x| x.len()).sum();
+    // SAFETY: every part is written below.
+    let mut to = unsafe { unwritten(whole) };
+    let mut rest: &mut [f32] = &mut to;
+    let mut parts = Vec::with_capacity(2 * images);
+    for image in 0..images {
+        for x in operands {
+            let size = x.len() / images;
+            let (part, tail) = rest.split_at_mut(size);
+            parts.push((part, &x[image * size..][..size]));
+            rest = tail;
+        }
+    }
+    parts.into_par_iter().for_each(|(to, from)| {
+        to.par_chunks_mut(GATHERED)
+            .zip(from.par_chunks(GATHERED))
+            .for_each(|(to, from)| to.copy_from_slice(from));
+    });
+    to
+}
+
 /// Values that a task gathers.
 const GATHERED: usize = 16 * 1024;
 

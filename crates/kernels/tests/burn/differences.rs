@@ -2,11 +2,11 @@
 
 use burn::tensor::{DType, Tensor};
 use kernels::{
-    Activation, Mask, Padding, attention, attention_biased, conv2d, geglu, gelu, group_norm,
-    layer_norm, linear, rms_norm, silu,
+    Activation, Mask, Padding, add_gated, attention, attention_biased, conv2d, geglu, gelu,
+    group_norm, layer_norm, linear, rms_norm, silu,
 };
 
-use super::{gradient, random, values};
+use super::{gradient, random, tokens, values};
 
 /// How far an operand moves; operands are in -1..1.
 const STEP: f64 = 1e-2;
@@ -73,23 +73,27 @@ fn gradients_are_what_finite_differences_measure() {
         linear(t[0].clone(), weight, Some(t[2].clone().reshape([30])))
     });
     let inputs = [
-        random([2, 3, 21, 24]),
-        random([2, 3, 70, 24]),
-        random([2, 3, 70, 24]),
+        random([1, 2, 21, 72]),
+        random([1, 2, 70, 72]),
+        random([1, 2, 70, 72]),
     ];
     let bias = random([1, 3, 21, 70]);
     check("attention", &inputs, &|t| {
-        attention(
-            t[0].clone(),
-            t[1].clone(),
-            t[2].clone(),
-            0.7,
-            Mask::None,
-            DType::F32,
-        )
+        let [q, k, v] = [&t[0], &t[1], &t[2]].map(tokens);
+        attention(q, k, v, 3, 0.7, Mask::None, DType::F32).unsqueeze()
     });
     check("attention with a bias", &inputs, &|t| {
-        attention_biased(t[0].clone(), t[1].clone(), t[2].clone(), 0.7, bias.clone())
+        let [q, k, v] = [&t[0], &t[1], &t[2]].map(tokens);
+        attention_biased(q, k, v, 0.7, bias.clone()).unsqueeze()
+    });
+    let inputs = [
+        random([1, 2, 21, 24]),
+        random([1, 1, 2, 24]),
+        random([1, 2, 21, 24]),
+    ];
+    check("gated sum", &inputs, &|t| {
+        let gate = t[1].clone().reshape([2, 24]);
+        add_gated(tokens(&t[0]), gate, tokens(&t[2])).unsqueeze()
     });
     let inputs = [
         random([2, 12, 7, 6]),

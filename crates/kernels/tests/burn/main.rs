@@ -15,6 +15,24 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_into_vec().expect("f32 values")
 }
 
+/// Tokens `[1, b, n, d]` as `[b, n, d]`.
+fn tokens(x: &Tensor<4>) -> Tensor<3> {
+    x.clone().squeeze_dim(0)
+}
+
+/// Tokens `[1, b, n, k d]` in heads, `[b, k, n, d]`.
+fn in_heads(x: &Tensor<4>, heads: usize) -> Tensor<4> {
+    let [_, b, n, width] = x.dims();
+    let x = x.clone().reshape([b, n, heads, width / heads]);
+    x.swap_dims(1, 2)
+}
+
+/// The opposite of [`in_heads`].
+fn joined(x: Tensor<4>) -> Tensor<4> {
+    let [b, heads, n, d] = x.dims();
+    x.swap_dims(1, 2).reshape([1, b, n, heads * d])
+}
+
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), &Device::flex())
 }

@@ -2,11 +2,11 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use kernels::{
-    LowRank, Mask, attention, attention_biased, geglu, gelu, gelu_tanh, layer_norm,
+    LowRank, Mask, add_gated, attention, attention_biased, cat, geglu, gelu, gelu_tanh, layer_norm,
     layer_norm_adaptive, linear, linear_low_rank, quick_gelu, rms_norm, silu,
 };
 
-use super::{assert_close, random, values};
+use super::{assert_close, in_heads, joined, random, tokens, values};
 
 /// Runs `f` on tracked copies of `inputs` (those in `frozen` untracked): its output and the gradients of
 /// the sum of its cubes.
@@ -153,9 +153,9 @@ fn a_low_rank_update_matches_burns_own() {
 fn attention_with_a_bias_matches_burns_own() {
     let (n, m, d) = (37, 70, 24);
     let inputs = [
-        random([2, 3, n, d]),
-        random([2, 3, m, d]),
-        random([2, 3, m, d]),
+        random([1, 2, n, 3 * d]),
+        random([1, 2, m, 3 * d]),
+        random([1, 2, m, 3 * d]),
     ];
     let values = (0..3 * n * m)
         .map(|i| (i * 37 % 101) as f32 / 40.0 - 1.0)
@@ -168,51 +168,85 @@ fn attention_with_a_bias_matches_burns_own() {
         "attention with a bias",
         &inputs,
         &|t| {
-            let bias = bias.clone();
-            attention_biased(t[0].clone(), t[1].clone(), t[2].clone(), 0.7, bias)
+            let [q, k, v] = [&t[0], &t[1], &t[2]].map(tokens);
+            attention_biased(q, k, v, 0.7, bias.clone()).unsqueeze()
         },
         &|t| {
-            let logits = (t[0].clone() * 0.7).matmul(t[1].clone().swap_dims(2, 3));
-            burn::tensor::activation::softmax(logits + bias.clone(), 3).matmul(t[2].clone())
+            let [q, k, v] = [&t[0], &t[1], &t[2]].map(|x| in_heads(x, 3));
+            let logits = (q * 0.7).matmul(k.swap_dims(2, 3));
+            joined(burn::tensor::activation::softmax(logits + bias.clone(), 3).matmul(v))
         },
     );
 }
 
 #[test]
 fn attention_matches_burns_own() {
-    for (n, m, d, mask) in [
-        (70, 70, 16, Mask::None),
-        (5, 90, 40, Mask::None),
-        (77, 77, 8, Mask::Causal),
+    for (heads, n, m, d, mask) in [
+        (3, 70, 70, 16, Mask::None),
+        (3, 5, 90, 40, Mask::None),
+        (1, 40, 50, 48, Mask::None),
+        (3, 77, 77, 8, Mask::Causal),
     ] {
         let inputs = [
-            random([2, 3, n, d]),
-            random([2, 3, m, d]),
-            random([2, 3, m, d]),
+            random([1, 2, n, heads * d]),
+            random([1, 2, m, heads * d]),
+            random([1, 2, m, heads * d]),
         ];
         same_operation(
-            &format!("attention {n} {m} {d}"),
+            &format!("attention {heads} {n} {m} {d}"),
             &inputs,
             &|t| {
-                attention(
-                    t[0].clone(),
-                    t[1].clone(),
-                    t[2].clone(),
-                    0.7,
-                    mask,
-                    DType::F32,
-                )
+                let [q, k, v] = [&t[0], &t[1], &t[2]].map(tokens);
+                attention(q, k, v, heads, 0.7, mask, DType::F32).unsqueeze()
             },
             &|t| {
-                let mut logits = (t[0].clone() * 0.7).matmul(t[1].clone().swap_dims(2, 3));
+                let [q, k, v] = [&t[0], &t[1], &t[2]].map(|x| in_heads(x, heads));
+                let mut logits = (q * 0.7).matmul(k.swap_dims(2, 3));
                 if mask == Mask::Causal {
                     let hide = |at: usize| if at % m > at / m { -1e9 } else { 0.0 };
                     let bias: Vec<f32> = (0..n * m).map(hide).collect();
                     let bias = TensorData::new(bias, [1, 1, n, m]);
                     logits = logits + Tensor::from_data(bias, &Device::flex());
                 }
-                burn::tensor::activation::softmax(logits, 3).matmul(t[2].clone())
+                joined(burn::tensor::activation::softmax(logits, 3).matmul(v))
             },
+        );
+    }
+}
+
+#[test]
+fn gated_sums_match_burns_own() {
+    // Rows longer and shorter than a task's values.
+    for (b, n, d) in [(2, 21, 37), (3, 700, 48), (1, 2, 20_000)] {
+        let inputs = [
+            random([1, b, n, d]),
+            random([1, 1, b, d]),
+            random([1, b, n, d]),
+        ];
+        same_operation(
+            &format!("gated sum {b} {n} {d}"),
+            &inputs,
+            &|t| {
+                let gate = t[1].clone().reshape([b, d]);
+                add_gated(tokens(&t[0]), gate, tokens(&t[2])).unsqueeze()
+            },
+            &|t| t[0].clone() + t[1].clone().reshape([1, b, 1, d]) * t[2].clone(),
+        );
+    }
+}
+
+#[test]
+fn one_after_another_matches_burns_own() {
+    for (b, c, e, plane) in [(1, 3, 5, [7, 2]), (3, 40, 9, [30, 20])] {
+        let inputs = [
+            random([b, c, plane[0], plane[1]]),
+            random([b, e, plane[0], plane[1]]),
+        ];
+        same_operation(
+            &format!("cat {b} {c} {e}"),
+            &inputs,
+            &|t| cat(t[0].clone(), t[1].clone()),
+            &|t| Tensor::cat(vec![t[0].clone(), t[1].clone()], 1),
         );
     }
 }

@@ -153,11 +153,10 @@ impl JointAttention {
         let ([_, n, _], [_, m, _]) = (image.dims(), text.dims());
         let [q, key, value] = self.image.image.of(image, tap);
         let [text_q, text_key, text_value] = self.text.of(text, &Bare);
-        let join = |image, text| Tensor::cat(vec![image, text], 1);
         let y = attend(
-            join(q, text_q),
-            join(key, text_key),
-            join(value, text_value),
+            kernels::cat(q, text_q),
+            kernels::cat(key, text_key),
+            kernels::cat(value, text_value),
             self.text.heads,
             Mask::None,
             self.image.to_out.dtype(),

@@ -49,11 +49,6 @@ pub(super) fn norm(x: Tensor<3>, scale: Tensor<2>, shift: Tensor<2>) -> Tensor<3
     kernels::layer_norm_adaptive(x, scale, shift, EPS)
 }
 
-/// `x + gate y`.
-fn gated(x: Tensor<3>, gate: Tensor<2>, y: Tensor<3>) -> Tensor<3> {
-    x + y * gate.unsqueeze_dim::<3>(1)
-}
-
 /// `W2 gelu(W1 x)` with the hyperbolic tangent, four times as wide inside.
 #[derive(Clone, Debug)]
 struct FeedForward {
@@ -156,16 +151,16 @@ impl Block {
                 let text_in = norm(text.clone(), scale, shift);
                 let (y, text_y) = self.attn.forward(image_in, text_in, tap);
                 let text_y = text_y.expect("the text goes on");
-                let text = gated(text, gate, text_y);
+                let text = kernels::add_gated(text, gate, text_y);
                 let inner = ff.forward(norm(text.clone(), scale_ff, shift_ff));
-                (y, gated(text, gate_ff, inner))
+                (y, kernels::add_gated(text, gate_ff, inner))
             }
         };
-        let mut image = gated(image, gate, y);
+        let mut image = kernels::add_gated(image, gate, y);
         if let Some((gate, alone)) = dual {
-            image = gated(image, gate, alone);
+            image = kernels::add_gated(image, gate, alone);
         }
         let inner = self.ff.forward(norm(image.clone(), scale_ff, shift_ff));
-        (gated(image, gate_ff, inner), text)
+        (kernels::add_gated(image, gate_ff, inner), text)
     }
 }

@@ -56,7 +56,8 @@ impl Attention {
     }
 }
 
-/// Splits `[b, n, d]` into heads, attends, joins; `weights` is the type of the weights that made the operands.
+/// Attention of tokens of width `d` in heads, the logits over the root of a head's width; `weights` is the type of the weights that
+/// made the operands.
 pub(crate) fn attend(
     q: Tensor<3>,
     key: Tensor<3>,
@@ -65,14 +66,8 @@ pub(crate) fn attend(
     mask: Mask,
     weights: DType,
 ) -> Tensor<3> {
-    let [b, n, d] = q.dims();
-    let split = |x: Tensor<3>| {
-        let [b, n, d] = x.dims();
-        x.reshape([b, n, heads, d / heads]).swap_dims(1, 2) // [b, k, n, d/k]
-    };
-    let scale = 1.0 / ((d / heads) as f64).sqrt();
-    let y = kernels::attention(split(q), split(key), split(value), scale, mask, weights);
-    y.swap_dims(1, 2).reshape([b, n, d])
+    let scale = 1.0 / ((q.dims()[2] / heads) as f64).sqrt();
+    kernels::attention(q, key, value, heads, scale, mask, weights)
 }
 
 /// GEGLU: `W2 (h * gelu(g))` with `[h, g] = W1 x`.
@@ -129,8 +124,10 @@ impl TransformerLayer {
     /// Applies the layer to `x` `[b, n, d]` with `text` `[b, m, d_context]`.
     pub fn forward(&self, x: Tensor<3>, text: &Tensor<3>, tap: &dyn Tap) -> Tensor<3> {
         let normal = self.norm1.forward(x.clone());
-        let x = x + self.attn1.forward(normal.clone(), normal, tap);
-        let x = x.clone() + self.attn2.forward(self.norm2.forward(x), text.clone(), tap);
-        x.clone() + self.ff.forward(self.norm3.forward(x))
+        let x = kernels::add(x, self.attn1.forward(normal.clone(), normal, tap));
+        let normal = self.norm2.forward(x.clone());
+        let x = kernels::add(x, self.attn2.forward(normal, text.clone(), tap));
+        let normal = self.norm3.forward(x.clone());
+        kernels::add(x, self.ff.forward(normal))
     }
 }

@@ -135,19 +135,11 @@ impl Block {
 
     /// Applies the block to `x` `[b, n, d]` with `bias` `[1, k, n, n]`.
     fn forward(&self, x: Tensor<3>, bias: &Tensor<4>) -> Tensor<3> {
-        let [b, n, _] = x.dims();
-        let heads = bias.dims()[1];
         let normal = self.layer_norm.forward(x.clone());
-        let of = |linear: &Linear| {
-            let y = linear.forward(normal.clone());
-            let d = y.dims()[2] / heads;
-            y.reshape([b, n, heads, d]).swap_dims(1, 2) // [b, k, n, d/k]
-        };
-        let (q, k, v) = (of(&self.q), of(&self.k), of(&self.v));
+        let [q, k, v] = [&self.q, &self.k, &self.v].map(|linear| linear.forward(normal.clone()));
         // T5 does not scale its logits.
-        let y = kernels::attention_biased(q, k, v, 1.0, bias.clone()).swap_dims(1, 2);
-        let d = y.dims()[2] * y.dims()[3];
-        let x = x + self.o.forward(y.reshape([b, n, d]));
+        let y = kernels::attention_biased(q, k, v, 1.0, bias.clone());
+        let x = x + self.o.forward(y);
         let normal = self.ff_layer_norm.forward(x.clone());
         let gate = kernels::gelu_tanh(self.wi_0.forward(normal.clone()));
         x + self.wo.forward(gate * self.wi_1.forward(normal))

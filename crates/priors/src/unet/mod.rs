@@ -101,7 +101,7 @@ impl Segment {
             Body::Resnet(resnet) => sample = resnet.forward(sample, Some(&emb)),
             Body::UpResnet(resnet) => {
                 let skip = skips.pop().expect("as many skips as ResNets on the way up");
-                sample = resnet.forward(Tensor::cat(vec![sample, skip], 1), Some(&emb));
+                sample = resnet.forward(kernels::cat(sample, skip), Some(&emb));
             }
             Body::Transformer {
                 enter,

@@ -1,5 +1,7 @@
 //! The gradients: probabilities are made again from the logarithms of the rows' sums.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use super::{
@@ -7,6 +9,7 @@ use super::{
         isa::Isa,
         packed::Lanes,
         pairs::round,
+        shared::{Shared, unwritten},
         simd::{Job, Simd, dispatch},
     },
     AttentionShape, Bias, KEYS, QUERIES,
@@ -18,34 +21,32 @@ use super::{
 /// What the backward is given.
 #[derive(Clone, Copy)]
 pub(crate) struct Saved<'a> {
-    /// Queries `[heads, n, d]`.
+    /// Queries `[images, n, heads, d]`.
     pub(crate) q: &'a [f32],
-    /// Keys `[heads, m, d]`.
+    /// Keys `[images, m, heads, d]`.
     pub(crate) k: &'a [f32],
-    /// Values `[heads, m, d]`.
+    /// Values `[images, m, heads, d]`.
     pub(crate) v: &'a [f32],
-    /// The output `[heads, n, d]`.
+    /// The output `[images, n, heads, d]`.
     pub(crate) o: &'a [f32],
-    /// Logarithms of the rows' sums `[heads, n]`.
+    /// Logarithms of the rows' sums `[images, heads, n]`.
     pub(crate) lse: &'a [f32],
     /// What was added to the logits.
     pub(crate) bias: Option<Bias<'a>>,
 }
 
-/// The gradients of `q`, `k` and `v` for the output's gradient `dy` `[heads, n, d]`.
+/// The gradients of `q`, `k` and `v` for the output's gradient `dy` `[images, n, heads, d]`.
 pub(crate) fn backward(
     isa: Isa,
     shape: &AttentionShape,
     saved: &Saved<'_>,
     dy: &[f32],
 ) -> [Vec<f32>; 3] {
-    let AttentionShape { heads, n, m, d, .. } = *shape;
+    let AttentionShape { n, m, d, .. } = *shape;
+    let heads = shape.all();
     assert_eq!(dy.len(), heads * n * d);
-    let mut dq = vec![0.0; heads * n * d];
-    let mut dk = vec![0.0; heads * m * d];
-    let mut dv = vec![0.0; heads * m * d];
-    if dq.is_empty() || dk.is_empty() {
-        return [dq, dk, dv];
+    if dy.is_empty() || m == 0 {
+        return [n, m, m].map(|tokens| vec![0.0; heads * tokens * d]);
     }
     let rounded;
     let mut saved = *saved;
@@ -55,32 +56,48 @@ pub(crate) fn backward(
         [saved.q, saved.k, saved.v] = [&rounded[0], &rounded[1], &rounded[2]];
     }
     let width = d.next_multiple_of(dispatch(isa, Lanes));
-    dq.par_chunks_mut(n * d)
-        .zip(dk.par_chunks_mut(m * d))
-        .zip(dv.par_chunks_mut(m * d))
-        .enumerate()
-        .for_each(|(head, ((dq, dk), dv))| {
-            let queries = head * n * d..(head + 1) * n * d;
-            let keys = head * m * d..(head + 1) * m * d;
-            let job = Backward {
-                shape,
-                width,
-                saved: Saved {
-                    q: &saved.q[queries.clone()],
-                    k: &saved.k[keys.clone()],
-                    v: &saved.v[keys],
-                    o: &saved.o[queries.clone()],
-                    lse: &saved.lse[head * n..(head + 1) * n],
-                    bias: saved.bias.map(|bias| Bias(bias.head(shape, head))),
-                },
-                dy: &dy[queries],
-                dq,
-                dk,
-                dv,
-            };
-            dispatch(isa, job);
-        });
-    [dq, dk, dv]
+    // SAFETY: every head's rows are written.
+    let mut gradients = [n, m, m].map(|tokens| unsafe { unwritten(heads * tokens * d) });
+    let [dq, dk, dv] = gradients.each_mut().map(|gradient| Shared::new(gradient));
+    (0..heads).into_par_iter().for_each(|head| {
+        let [q, o, dy] = [saved.q, saved.o, dy].map(|x| head_rows(shape, x, head, n));
+        let [k, v] = [saved.k, saved.v].map(|x| head_rows(shape, x, head, m));
+        let job = Backward {
+            shape,
+            width,
+            saved: Saved {
+                q: &q,
+                k: &k,
+                v: &v,
+                o: &o,
+                lse: &saved.lse[head * n..(head + 1) * n],
+                bias: saved.bias.map(|bias| Bias(bias.head(shape, head))),
+            },
+            dy: &dy,
+            head,
+            dq: &dq,
+            dk: &dk,
+            dv: &dv,
+        };
+        dispatch(isa, job);
+    });
+    gradients
+}
+
+/// A head's rows of `x` `[images, tokens, heads, d]`, `[tokens, d]`.
+fn head_rows<'a>(
+    shape: &AttentionShape,
+    x: &'a [f32],
+    head: usize,
+    tokens: usize,
+) -> Cow<'a, [f32]> {
+    let d = shape.d;
+    let x = &x[shape.first(head, tokens)..];
+    if shape.heads == 1 {
+        return Cow::Borrowed(&x[..tokens * d]);
+    }
+    let rows = x.chunks(shape.token()).take(tokens);
+    Cow::Owned(rows.flat_map(|row| &row[..d]).copied().collect())
 }
 
 /// The values rounded to bfloat16.
@@ -94,11 +111,14 @@ fn rounded_values(x: &[f32]) -> Vec<f32> {
 struct Backward<'a> {
     shape: &'a AttentionShape,
     width: usize,
+    /// The head's own rows.
     saved: Saved<'a>,
     dy: &'a [f32],
-    dq: &'a mut [f32],
-    dk: &'a mut [f32],
-    dv: &'a mut [f32],
+    head: usize,
+    /// All heads' gradients.
+    dq: &'a Shared,
+    dk: &'a Shared,
+    dv: &'a Shared,
 }
 
 impl Job for Backward<'_> {
@@ -115,7 +135,10 @@ impl Job for Backward<'_> {
             to
         };
         let (q, dy) = (rows_of(saved.q, n), rows_of(self.dy, n));
-        let (q_packed, dy_packed) = (pack(saved.q, d, S::ROWS), pack(self.dy, d, S::ROWS));
+        let (q_packed, dy_packed) = (
+            pack(saved.q, d, [n, d], S::ROWS),
+            pack(self.dy, d, [n, d], S::ROWS),
+        );
         let queries = QUERIES / S::ROWS * S::ROWS;
         let mut dq = vec![0.0f32; n * width];
         let deltas: Vec<f32> = (self.dy.chunks_exact(d))
@@ -128,9 +151,9 @@ impl Job for Backward<'_> {
         for k0 in (0..m).step_by(KEYS) {
             let keys = KEYS.min(m - k0);
             let part = k0 * d..(k0 + keys) * d;
-            transpose(&saved.k[part.clone()], d, &mut kt, KEYS);
-            transpose(&saved.v[part.clone()], d, &mut vt, KEYS);
-            let k = rows_of(&saved.k[part.clone()], keys);
+            transpose(&saved.k[part.clone()], d, [keys, d], &mut kt, KEYS);
+            transpose(&saved.v[part.clone()], d, [keys, d], &mut vt, KEYS);
+            let k = rows_of(&saved.k[part], keys);
             let (mut dk, mut dv) = (vec![0.0f32; keys * width], vec![0.0f32; keys * width]);
             for q0 in (0..n).step_by(queries) {
                 let rows = queries.min(n - q0);
@@ -196,16 +219,24 @@ impl Job for Backward<'_> {
                     );
                 }
             }
-            strip(&dk, width, &mut self.dk[part.clone()], d);
-            strip(&dv, width, &mut self.dv[part], d);
+            self.strip(&dk, self.dk, k0, m);
+            self.strip(&dv, self.dv, k0, m);
         }
-        strip(&dq, width, self.dq, d);
+        self.strip(&dq, self.dq, 0, n);
     }
 }
 
-/// Rows of `width` as rows of `d`.
-fn strip(from: &[f32], width: usize, to: &mut [f32], d: usize) {
-    for (to, from) in to.chunks_exact_mut(d).zip(from.chunks_exact(width)) {
-        to.copy_from_slice(&from[..d]);
+impl Backward<'_> {
+    /// Rows of `width` as the head's in `to`, from row `first` on of so many tokens.
+    fn strip(&self, from: &[f32], to: &Shared, first: usize, tokens: usize) {
+        let d = self.shape.d;
+        let at = self.shape.first(self.head, tokens);
+        for (row, from) in from.chunks_exact(self.width).enumerate() {
+            // SAFETY: this head's rows belong to this task alone, and the gradients outlive it.
+            unsafe {
+                let to = to.at(at + (first + row) * self.shape.token(), d);
+                std::slice::from_raw_parts_mut(to, d).copy_from_slice(&from[..d]);
+            }
+        }
     }
 }

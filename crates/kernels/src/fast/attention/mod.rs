@@ -30,7 +30,7 @@ use super::{
     isa::Isa,
     packed::{Lanes, Rows},
     pairs::{Kernel, Products},
-    shared::Shared,
+    shared::{Shared, unwritten},
     simd::{Job, Simd, dispatch},
 };
 
@@ -42,7 +42,9 @@ const KEYS: usize = 64;
 /// Sizes and rules.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct AttentionShape {
-    /// Batch times heads.
+    /// Images of the batch.
+    pub(crate) images: usize,
+    /// Heads, side by side in each token.
     pub(crate) heads: usize,
     /// Queries.
     pub(crate) n: usize,
@@ -58,7 +60,7 @@ pub(crate) struct AttentionShape {
     pub(crate) products: Products,
 }
 
-/// What is added to the logits after the scale, `[k, n, m]`: head `i` of all takes matrix `i mod k`.
+/// What is added to the logits after the scale, `[k, n, m]`: head `i` of all images' takes matrix `i mod k`.
 #[derive(Clone, Copy)]
 pub(crate) struct Bias<'a>(pub(crate) &'a [f32]);
 
@@ -71,6 +73,21 @@ impl<'a> Bias<'a> {
 }
 
 impl AttentionShape {
+    /// Heads of all images, counted image by image.
+    fn all(&self) -> usize {
+        self.images * self.heads
+    }
+
+    /// Values of a token.
+    fn token(&self) -> usize {
+        self.heads * self.d
+    }
+
+    /// Where the first row of a head lies, of all images' with so many tokens each; rows are [`Self::token`] values apart.
+    fn first(&self, head: usize, tokens: usize) -> usize {
+        head / self.heads * tokens * self.token() + head % self.heads * self.d
+    }
+
     /// Whether the products are those of matrix tiles.
     pub(super) fn by_tiles(&self, isa: Isa, bias: Option<Bias<'_>>) -> bool {
         self.products.kernel(isa) == Kernel::Tiles && !self.causal && bias.is_none()
@@ -82,8 +99,8 @@ impl AttentionShape {
     }
 }
 
-/// `o` `[heads, n, d]` for `q` `[heads, n, d]`, `k` and `v` `[heads, m, d]`, and the logarithm of each row's sum of
-/// exponentials, `[heads, n]`.
+/// `o` `[images, n, heads, d]` for `q` `[images, n, heads, d]`, `k` and `v` `[images, m, heads, d]`, and the logarithm of each
+/// row's sum of exponentials, `[images, heads, n]`.
 pub(crate) fn forward(
     isa: Isa,
     shape: &AttentionShape,
@@ -92,16 +109,17 @@ pub(crate) fn forward(
     v: &[f32],
     bias: Option<Bias<'_>>,
 ) -> (Vec<f32>, Vec<f32>) {
-    let AttentionShape { heads, n, m, d, .. } = *shape;
+    let AttentionShape { n, m, d, .. } = *shape;
+    let heads = shape.all();
     assert_eq!(
         [q.len(), k.len(), v.len()],
         [heads * n * d, heads * m * d, heads * m * d]
     );
-    let mut o = vec![0.0; heads * n * d];
-    let mut lse = vec![0.0; heads * n];
-    if o.is_empty() || m == 0 {
-        return (o, lse);
+    if q.is_empty() || m == 0 {
+        return (vec![0.0; heads * n * d], vec![0.0; heads * n]);
     }
+    // SAFETY: the tasks write every head's rows.
+    let (mut o, mut lse) = unsafe { (unwritten(heads * n * d), unwritten(heads * n)) };
     if shape.by_tiles(isa, bias) {
         tiles::forward(isa, shape, [q, k, v], &mut o, &mut lse);
         return (o, lse);
@@ -111,14 +129,16 @@ pub(crate) fn forward(
     let blocks = m.div_ceil(KEYS);
     // Keys across their block, values in padded rows.
     let mut kt = vec![0.0; heads * blocks * d * KEYS];
-    kt.par_chunks_mut(d * KEYS)
-        .enumerate()
-        .for_each(|(i, kt)| transpose(block_rows(k, i / blocks, m, d, i % blocks), d, kt, KEYS));
+    kt.par_chunks_mut(d * KEYS).enumerate().for_each(|(i, kt)| {
+        let (head, first) = (i / blocks, i % blocks * KEYS);
+        let k = &k[shape.first(head, m) + first * shape.token()..];
+        transpose(k, shape.token(), [KEYS.min(m - first), d], kt, KEYS);
+    });
     let padded;
-    let v = if width == d {
+    let v = if width == d && shape.heads == 1 {
         v
     } else {
-        padded = pad_rows(v, d, width);
+        padded = padded_rows(shape, v, m, width);
         &padded
     };
     let queries = queries(isa);
@@ -129,24 +149,18 @@ pub(crate) fn forward(
         let (head, i) = (task / tasks, tasks - 1 - task % tasks);
         let first = i * queries;
         let rows = queries.min(n - first);
-        // SAFETY: these rows belong to this task alone, and both vectors outlive it.
-        let (o, lse) = unsafe {
-            let at = head * n + first;
-            let o = std::slice::from_raw_parts_mut(o_out.at(at * d, rows * d), rows * d);
-            let lse = std::slice::from_raw_parts_mut(lse_out.at(at, rows), rows);
-            (o, lse)
-        };
         let job = Forward {
             shape,
+            head,
             first,
             rows,
             width,
-            q: &q[(head * n + first) * d..][..rows * d],
+            q: &q[shape.first(head, n) + first * shape.token()..],
             kt: &kt[head * blocks * d * KEYS..][..blocks * d * KEYS],
             v: &v[head * m * width..][..m * width],
             bias: bias.map(|bias| bias.head(shape, head)),
-            o,
-            lse,
+            o: &o_out,
+            lse: &lse_out,
         };
         dispatch(isa, job);
     });
@@ -159,53 +173,55 @@ fn queries(isa: Isa) -> usize {
     QUERIES / rows * rows
 }
 
-/// The rows of block `block` of a head's `[rows, d]`.
-fn block_rows(x: &[f32], head: usize, rows: usize, d: usize, block: usize) -> &[f32] {
-    let first = block * KEYS;
-    &x[(head * rows + first) * d..(head * rows + rows.min(first + KEYS)) * d]
-}
-
-/// Columns of `x` `[rows, d]` as rows of `width` in `to` `[d, width]`, with zeros after the last row of `x`.
-fn transpose(x: &[f32], d: usize, to: &mut [f32], width: usize) {
-    let rows = x.len() / d;
+/// Columns of the `[rows, d]` values of `x`, rows `stride` apart, as rows of `width` in `to` `[d, width]`, with zeros after the
+/// last row of `x`.
+fn transpose(x: &[f32], stride: usize, [rows, d]: [usize; 2], to: &mut [f32], width: usize) {
+    assert!(x.len() >= (rows - 1) * stride + d);
     for (c, to) in to.chunks_exact_mut(width).enumerate() {
-        for (to, x) in to.iter_mut().zip(x[c..].iter().step_by(d)) {
+        for (to, x) in to[..rows].iter_mut().zip(x[c..].iter().step_by(stride)) {
             *to = *x;
         }
         to[rows..].fill(0.0);
     }
 }
 
-/// `x` `[rows, d]` as `[rows, width]`.
-fn pad_rows(x: &[f32], d: usize, width: usize) -> Vec<f32> {
-    let mut to = vec![0.0; x.len() / d * width];
+/// `x` `[images, tokens, heads, d]` as `[images, heads, tokens, width]`.
+fn padded_rows(shape: &AttentionShape, x: &[f32], tokens: usize, width: usize) -> Vec<f32> {
+    let d = shape.d;
+    let mut to = vec![0.0; shape.all() * tokens * width];
     to.par_chunks_mut(width)
-        .zip(x.par_chunks(d))
+        .enumerate()
         .with_min_len(64)
-        .for_each(|(to, x)| to[..d].copy_from_slice(x));
+        .for_each(|(row, to)| {
+            let first = shape.first(row / tokens, tokens) + row % tokens * shape.token();
+            to[..d].copy_from_slice(&x[first..first + d]);
+        });
     to
 }
 
 /// A block of queries of one head.
 struct Forward<'a> {
     shape: &'a AttentionShape,
+    head: usize,
     first: usize,
     rows: usize,
     width: usize,
+    /// From the block's first row on.
     q: &'a [f32],
     kt: &'a [f32],
     v: &'a [f32],
     /// The head's, `[n, m]`.
     bias: Option<&'a [f32]>,
-    o: &'a mut [f32],
-    lse: &'a mut [f32],
+    /// All heads'.
+    o: &'a Shared,
+    lse: &'a Shared,
 }
 
 impl Job for Forward<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let AttentionShape { m, d, .. } = *self.shape;
+        let AttentionShape { n, m, d, .. } = *self.shape;
         let (rows, width) = (self.rows, self.width);
         // With a bias the logits are scaled where it is added.
         let scale = if self.bias.is_some() {
@@ -217,7 +233,7 @@ impl Job for Forward<'_> {
         let mut sums = vec![0.0f32; rows * width];
         let mut softmax = [Softmax::new(s); QUERIES];
         let seen = self.shape.seen(self.first + rows);
-        let packed = pack(self.q, d, S::ROWS);
+        let packed = pack(self.q, self.shape.token(), [rows, d], S::ROWS);
         for k0 in (0..seen).step_by(KEYS) {
             let keys = KEYS.min(seen - k0);
             // SAFETY: q has `rows` rows of d; the block of kt d rows of KEYS; p room for both.
@@ -254,8 +270,14 @@ impl Job for Forward<'_> {
         }
         for i in 0..rows {
             let sums = &mut sums[i * width..(i + 1) * width];
-            self.lse[i] = softmax[i].finish(s, sums);
-            self.o[i * d..(i + 1) * d].copy_from_slice(&sums[..d]);
+            let lse = softmax[i].finish(s, sums);
+            let row = self.first + i;
+            // SAFETY: this row belongs to this task alone, and both results outlive it.
+            unsafe {
+                *self.lse.at(self.head * n + row, 1) = lse;
+                let at = self.shape.first(self.head, n) + row * self.shape.token();
+                std::slice::from_raw_parts_mut(self.o.at(at, d), d).copy_from_slice(&sums[..d]);
+            }
         }
     }
 }

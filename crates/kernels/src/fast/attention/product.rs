@@ -9,13 +9,15 @@ pub(super) enum Sum {
     Add,
 }
 
-/// Rows of `d` in blocks of `rows` of them, `[blocks, d, rows]`, the last as long as there are rows.
-pub(super) fn pack(x: &[f32], d: usize, rows: usize) -> Vec<f32> {
-    let mut to = vec![0.0; x.len()];
-    for (to, x) in to.chunks_mut(rows * d).zip(x.chunks(rows * d)) {
-        let rows = x.len() / d;
-        for (i, row) in x.chunks_exact(d).enumerate() {
-            for (to, x) in to[i..].iter_mut().step_by(rows).zip(row) {
+/// The `[count, d]` values of `x`, rows `stride` apart, in blocks of `rows` of them, `[blocks, d, rows]`, the last as long as there
+/// are rows.
+pub(super) fn pack(x: &[f32], stride: usize, [count, d]: [usize; 2], rows: usize) -> Vec<f32> {
+    let mut to = vec![0.0; count * d];
+    for (block, to) in to.chunks_mut(rows * d).enumerate() {
+        let rows_here = to.len() / d;
+        for i in 0..rows_here {
+            let row = &x[(block * rows + i) * stride..][..d];
+            for (to, x) in to[i..].iter_mut().step_by(rows_here).zip(row) {
                 *to = *x;
             }
         }

@@ -1,5 +1,7 @@
 //! Rows of logits and of probabilities.
 
+use std::f32::consts::LOG2_E;
+
 use super::super::simd::Simd;
 
 /// A query's softmax over the blocks of keys so far.
@@ -32,20 +34,60 @@ impl<V: Copy> Softmax<V> {
         scale: f32,
         sums: &mut [f32],
     ) {
-        row[visible..].fill(f32::NEG_INFINITY);
-        let highest = self.most.max(maximum(s, row) * scale);
-        let shrink = if self.most == highest {
-            1.0
-        } else {
-            (self.most - highest).exp()
-        };
-        self.most = highest;
-        let sum = exponentials(s, row, scale, highest);
+        let shrink = self.rise(s, row, visible, scale, sums);
+        let sum = exponentials(s, row, scale, self.most);
         self.total = s.fma(self.total, s.splat(shrink), sum);
         row[visible..].fill(0.0);
-        if shrink != 1.0 {
-            scale_row(s, sums, shrink);
+    }
+
+    /// As [`Self::take`], the exponentials rounded to bfloat16 as pairs of neighbours: the first of every `stride` of `to` hold those
+    /// of two vectors.
+    #[inline(always)]
+    pub(super) fn take_pairs<S: Simd<V = V>>(
+        &mut self,
+        s: S,
+        row: &mut [f32],
+        visible: usize,
+        scale: f32,
+        sums: &mut [f32],
+        (to, stride): (&mut [f32], usize),
+    ) {
+        let shrink = self.rise(s, row, visible, scale, sums);
+        let exponent = Exponent::new(s, scale, self.most);
+        let mut total = [s.splat(0.0); 2];
+        for (row, to) in row.chunks_exact(2 * S::LANES).zip(to.chunks_mut(stride)) {
+            // SAFETY: two whole vectors, and room for one.
+            unsafe {
+                let a = exponent.of(s, s.load(row.as_ptr()));
+                let b = exponent.of(s, s.load(row[S::LANES..].as_ptr()));
+                total = [s.add(total[0], a), s.add(total[1], b)];
+                s.store(to[..S::LANES].as_mut_ptr(), s.pairs_within(a, b));
+            }
         }
+        let sum = s.add(total[0], total[1]);
+        self.total = s.fma(self.total, s.splat(shrink), sum);
+    }
+
+    /// Takes in the largest of a block's logits, those that are not visible being none; gives back what the sums so far shrink
+    /// by.
+    #[inline(always)]
+    fn rise<S: Simd<V = V>>(
+        &mut self,
+        s: S,
+        row: &mut [f32],
+        visible: usize,
+        scale: f32,
+        sums: &mut [f32],
+    ) -> f32 {
+        row[visible..].fill(f32::NEG_INFINITY);
+        let highest = self.most.max(maximum(s, row) * scale);
+        if self.most == highest {
+            return 1.0;
+        }
+        let shrink = (self.most - highest).exp();
+        self.most = highest;
+        scale_row(s, sums, shrink);
+        shrink
     }
 
     /// Divides the query's sums by that of its exponentials, whose logarithm it gives back.
@@ -68,16 +110,37 @@ fn maximum<S: Simd>(s: S, row: &[f32]) -> f32 {
     s.maximum(most)
 }
 
+/// `e^(scale x - shift)`, at least 2^-126.
+#[derive(Clone, Copy)]
+struct Exponent<V> {
+    scale: V,
+    shift: V,
+}
+
+impl<V: Copy> Exponent<V> {
+    #[inline(always)]
+    fn new<S: Simd<V = V>>(s: S, scale: f32, shift: f32) -> Self {
+        Self {
+            scale: s.splat(scale * LOG2_E),
+            shift: s.splat(-shift * LOG2_E),
+        }
+    }
+
+    #[inline(always)]
+    fn of<S: Simd<V = V>>(self, s: S, x: V) -> V {
+        s.exp2(s.fma(x, self.scale, self.shift))
+    }
+}
+
 /// Turns a row of whole vectors into `e^(scale x - shift)` and gives back the sum of its vectors.
 #[inline(always)]
 pub(super) fn exponentials<S: Simd>(s: S, row: &mut [f32], scale: f32, shift: f32) -> S::V {
-    let (scale, shift) = (s.splat(scale), s.splat(-shift));
+    let exponent = Exponent::new(s, scale, shift);
     let mut total = s.splat(0.0);
     for v in row.chunks_exact_mut(S::LANES) {
         // SAFETY: a whole vector.
         unsafe {
-            let x = s.fma(s.load(v.as_ptr()), scale, shift);
-            let e = s.exp(x);
+            let e = exponent.of(s, s.load(v.as_ptr()));
             total = s.add(total, e);
             s.store(v.as_mut_ptr(), e);
         }

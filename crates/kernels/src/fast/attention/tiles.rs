@@ -40,7 +40,8 @@ struct Packed {
 
 impl Packed {
     fn new(isa: Isa, shape: &AttentionShape, k: &[f32], v: &[f32]) -> Self {
-        let AttentionShape { heads, m, d, .. } = *shape;
+        let AttentionShape { m, d, .. } = *shape;
+        let (heads, token) = (shape.all(), shape.token());
         let depth = d.div_ceil(2).next_multiple_of(DEPTH);
         let (keys, width) = (m.next_multiple_of(BLOCK), d.next_multiple_of(BLOCK));
         // SAFETY: packing writes every value.
@@ -58,7 +59,7 @@ impl Packed {
                 let first = panel * BLOCK;
                 let job = Pack {
                     rows: BLOCK.min(m - first),
-                    ..rows(k, d, head * m * d, first, depth, to)
+                    ..rows(shape, k, shape.first(head, m), first, depth, to)
                 };
                 dispatch_pairs(isa, job);
             });
@@ -72,11 +73,11 @@ impl Packed {
                     from: Operand {
                         values: Stored::F32(v),
                         row_stride: 1,
-                        k_stride: d,
+                        k_stride: token,
                     },
                     rows: BLOCK.min(d - first),
                     k: m,
-                    ..rows(v, d, head * m * d, first, keys / 2, to)
+                    ..rows(shape, v, shape.first(head, m), first, keys / 2, to)
                 };
                 dispatch_pairs(isa, job);
             });
@@ -90,10 +91,10 @@ impl Packed {
     }
 }
 
-/// Packing of up to 32 rows of `d` values, from row `first` on.
+/// Packing of up to 32 rows of a head, which begins at `offset`, from row `first` on.
 fn rows<'a>(
+    shape: &AttentionShape,
     x: &'a [f32],
-    d: usize,
     offset: usize,
     first: usize,
     elements: usize,
@@ -102,13 +103,13 @@ fn rows<'a>(
     Pack {
         from: Operand {
             values: Stored::F32(x),
-            row_stride: d,
+            row_stride: shape.token(),
             k_stride: 1,
         },
         offset,
         first,
         rows: BLOCK,
-        k: d,
+        k: shape.d,
         skip: 0,
         values: 2,
         layout: Layout::Interleaved(BLOCK),
@@ -126,20 +127,14 @@ pub(super) fn forward(
     o: &mut [f32],
     lse: &mut [f32],
 ) {
-    let AttentionShape { heads, n, d, .. } = *shape;
+    let AttentionShape { n, .. } = *shape;
+    let heads = shape.all();
     let packed = Packed::new(isa, shape, k, v);
     let tasks = n.div_ceil(BLOCK);
     let (o, lse) = (Shared::new(o), Shared::new(lse));
     (0..heads * tasks).into_par_iter().for_each(|task| {
         let (head, first) = (task / tasks, task % tasks * BLOCK);
         let rows = BLOCK.min(n - first);
-        // SAFETY: these rows belong to this task alone, and both results outlive it.
-        let (o, lse) = unsafe {
-            let at = head * n + first;
-            let o = std::slice::from_raw_parts_mut(o.at(at * d, rows * d), rows * d);
-            let lse = std::slice::from_raw_parts_mut(lse.at(at, rows), rows);
-            (o, lse)
-        };
         let sizes = [
             BLOCK * packed.depth,
             BLOCK * KEYS,
@@ -155,13 +150,14 @@ pub(super) fn forward(
                 packed: &packed,
                 head,
                 first,
+                count: rows,
                 q,
                 q_tiles,
                 logits,
                 p,
                 sums,
-                o,
-                lse,
+                o: &o,
+                lse: &lse,
             };
             dispatch_pairs(isa, job);
         });
@@ -174,6 +170,8 @@ struct Block<'a> {
     packed: &'a Packed,
     head: usize,
     first: usize,
+    /// Queries.
+    count: usize,
     q: &'a [f32],
     /// `[2, depth / 16, 16, 16]`.
     q_tiles: &'a mut [f32],
@@ -183,8 +181,9 @@ struct Block<'a> {
     p: &'a mut [f32],
     /// `[32, width]`.
     sums: &'a mut [f32],
-    o: &'a mut [f32],
-    lse: &'a mut [f32],
+    /// All heads'.
+    o: &'a Shared,
+    lse: &'a Shared,
 }
 
 impl Job for Block<'_> {
@@ -199,17 +198,24 @@ impl Job for Block<'_> {
             logits,
             p,
             sums,
+            count,
             ..
         } = self;
         let AttentionShape { n, m, d, scale, .. } = *shape;
         let Packed {
             depth, keys, width, ..
         } = *packed;
-        let count = self.lse.len();
         Pack {
             rows: count,
             layout: Layout::Tiles,
-            ..rows(self.q, d, self.head * n * d, self.first, depth, q_tiles)
+            ..rows(
+                shape,
+                self.q,
+                shape.first(self.head, n),
+                self.first,
+                depth,
+                q_tiles,
+            )
         }
         .run(s);
         let k = &packed.k.get()[self.head * keys * depth..][..keys * depth];
@@ -236,15 +242,9 @@ impl Job for Block<'_> {
             for (i, row) in logits.chunks_exact_mut(KEYS).enumerate().take(count) {
                 let row = &mut row[..wide];
                 let sums = &mut sums[i * width..(i + 1) * width];
-                softmax[i].take(s, row, (m - k0).min(wide), scale, sums);
                 let to = &mut p[i / SIDE * (KEYS / 2 / DEPTH) * TILE + i % SIDE * DEPTH..];
-                for (to, row) in to.chunks_mut(TILE).zip(row.chunks_exact(2 * SIDE)) {
-                    // SAFETY: a row of a tile is a vector, `row` two of them.
-                    unsafe {
-                        let (a, b) = (s.load(row.as_ptr()), s.load(row[SIDE..].as_ptr()));
-                        s.store(to[..DEPTH].as_mut_ptr(), s.pairs_within(a, b));
-                    }
-                }
+                let visible = (m - k0).min(wide);
+                softmax[i].take_pairs(s, row, visible, scale, sums, (to, TILE));
             }
             for n0 in (0..width).step_by(BLOCK) {
                 let b = &v[n0 * keys / 2 + k0 / 2 * BLOCK..][..wide / 2 * BLOCK];
@@ -261,8 +261,14 @@ impl Job for Block<'_> {
         }
         for i in 0..count {
             let sums = &mut sums[i * width..(i + 1) * width];
-            self.lse[i] = softmax[i].finish(s, sums);
-            self.o[i * d..(i + 1) * d].copy_from_slice(&sums[..d]);
+            let lse = softmax[i].finish(s, sums);
+            let row = self.first + i;
+            // SAFETY: this row belongs to this task alone, and both results outlive it.
+            unsafe {
+                *self.lse.at(self.head * n + row, 1) = lse;
+                let at = shape.first(self.head, n) + row * shape.token();
+                std::slice::from_raw_parts_mut(self.o.at(at, d), d).copy_from_slice(&sums[..d]);
+            }
         }
     }
 }

@@ -153,6 +153,11 @@ pub(crate) trait Simd: Copy {
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `v` held within `low..=high`; NaN stays NaN.
     fn clamp(self, v: Self::V, low: f32, high: f32) -> Self::V;
+    /// `v`, or `low` where that is larger; NaN stays NaN.
+    #[inline(always)]
+    fn at_least(self, v: Self::V, low: f32) -> Self::V {
+        self.clamp(v, low, f32::INFINITY)
+    }
     /// The nearest whole number, ties to even; `|v| < 2^22`.
     fn round(self, v: Self::V) -> Self::V;
     /// `2^n` for whole `n` in `-126..=127`; any value for NaN.
@@ -218,6 +223,26 @@ pub(crate) trait Simd: Copy {
             p = self.fma(p, r, self.splat(c));
         }
         let p = self.fma(self.mul(p, r), r, self.add(r, self.splat(1.0)));
+        self.times_exp2(p, n)
+    }
+
+    /// `2^v` to 3e-7, for `v` up to 127 and held above -126; NaN stays NaN.
+    #[inline(always)]
+    fn exp2(self, v: Self::V) -> Self::V {
+        let v = self.at_least(v, -126.0);
+        let n = self.round(v);
+        let r = self.sub(v, n);
+        // The polynomial with the least relative error on -1/2..1/2.
+        let mut p = self.splat(1.327_647_1e-3);
+        for c in [
+            9.675_541e-3,
+            5.550_713e-2,
+            2.402_212e-1,
+            6.931_469_4e-1,
+            1.0,
+        ] {
+            p = self.fma(p, r, self.splat(c));
+        }
         self.times_exp2(p, n)
     }
 

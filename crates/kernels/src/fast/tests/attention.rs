@@ -12,23 +12,26 @@ use crate::fast::{
 #[test]
 fn attention_and_its_gradients_match_f64() {
     let shapes = [
-        (2, 64, 64, 32, false),
-        (3, 130, 77, 40, false),
-        (1, 300, 300, 64, false),
-        (2, 77, 77, 64, true),
-        (1, 49, 65, 80, false),
-        (1, 60, 64, 512, false),
-        (1, 1, 1, 1, false),
-        (2, 5, 9, 3, false),
-        (1, 150, 150, 32, true),
+        ([1, 2], 64, 64, 32, false),
+        ([3, 1], 130, 77, 40, false),
+        ([1, 1], 300, 300, 64, false),
+        ([2, 3], 100, 130, 64, false),
+        ([2, 2], 77, 77, 64, true),
+        ([1, 1], 49, 65, 80, false),
+        ([1, 1], 60, 64, 512, false),
+        ([1, 1], 1, 1, 1, false),
+        ([1, 2], 5, 9, 3, false),
+        ([1, 1], 150, 150, 32, true),
     ];
     let cases = shapes
         .iter()
         .flat_map(|shape| [(*shape, false), (*shape, true)]);
-    for ((heads, n, m, d, causal), biased) in cases {
+    for (([images, per_image], n, m, d, causal), biased) in cases {
+        let heads = images * per_image;
         let scale = 1.7 / (d as f32).sqrt();
         let shape = AttentionShape {
-            heads,
+            images,
+            heads: per_image,
             n,
             m,
             d,
@@ -66,8 +69,12 @@ fn attention_and_its_gradients_match_f64() {
         ];
         for h in 0..heads {
             for i in 0..n {
+                let place = |row: usize, c: usize, rows: usize| {
+                    let token = h / per_image * rows + row;
+                    (token * per_image + h % per_image) * d + c
+                };
                 let at = |x: &[f32], row: usize, c: usize, rows: usize| {
-                    f64::from(x[(h * rows + row) * d + c])
+                    f64::from(x[place(row, c, rows)])
                 };
                 let seen = if causal { m.min(i + 1) } else { m };
                 let logits: Vec<f64> = (0..seen)
@@ -90,10 +97,10 @@ fn attention_and_its_gradients_match_f64() {
                 for j in 0..seen {
                     let ds = p[j] * (dp[j] - delta) * f64::from(scale);
                     for c in 0..d {
-                        o[(h * n + i) * d + c] += p[j] * at(&v, j, c, m);
-                        wanted[0][(h * n + i) * d + c] += ds * at(&k, j, c, m);
-                        wanted[1][(h * m + j) * d + c] += ds * at(&q, i, c, n);
-                        wanted[2][(h * m + j) * d + c] += p[j] * at(&dy, i, c, n);
+                        o[place(i, c, n)] += p[j] * at(&v, j, c, m);
+                        wanted[0][place(i, c, n)] += ds * at(&k, j, c, m);
+                        wanted[1][place(j, c, m)] += ds * at(&q, i, c, n);
+                        wanted[2][place(j, c, m)] += p[j] * at(&dy, i, c, n);
                     }
                 }
             }

@@ -247,6 +247,11 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         ))
     }
     #[inline(always)]
+    fn at_least(self, v: __m512, low: f32) -> __m512 {
+        // The second operand is the result where either is NaN.
+        pure!(_mm512_max_ps(_mm512_set1_ps(low), v))
+    }
+    #[inline(always)]
     fn round(self, v: __m512) -> __m512 {
         pure!(_mm512_roundscale_ps::<
             { _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC },
