@@ -118,7 +118,7 @@ impl DitAdapter {
         };
         let term = self.adapters[at].term(&flow.image, &flow.emb, lq[at].clone());
         MmDitFlow {
-            image: flow.image + scale.of_tokens(term),
+            image: kernels::add(flow.image, scale.of_tokens(term)),
             ..flow
         }
     }
@@ -127,9 +127,9 @@ impl DitAdapter {
 impl SiteAdapter {
     fn term(&self, x: &Tensor<3>, emb: &Tensor<2>, lq: Tensor<3>) -> Tensor<3> {
         let e = self.time_emb_proj.forward(kernels::silu(emb.clone()));
-        let mut h_ = lq + e.unsqueeze_dim::<3>(1) + x.clone();
+        let mut h_ = kernels::add(lq + e.unsqueeze_dim::<3>(1), x.clone());
         for block in &self.blocks {
-            h_ = h_.clone() + block.forward(h_);
+            h_ = kernels::add(h_.clone(), block.forward(h_));
         }
         self.zero_linear.forward(h_)
     }

@@ -43,8 +43,12 @@ impl Plan<'_> {
         let panels_each = self.panels_each();
         assert_eq!(self.width, BLOCK);
         let batch = self.gemm.batch;
-        let rows = even_parts(range.len(), range.len().div_ceil(ROWS / BLOCK));
-        let wanted = (4 * rayon::current_num_threads()).div_ceil(batch * rows.len());
+        let wanted = 4 * rayon::current_num_threads();
+        // Where there are few columns (a low-rank update's factor), threads share the rows.
+        let rows = range.len().div_ceil(ROWS / BLOCK);
+        let rows = rows.max((wanted / (batch * panels_each)).min(range.len()));
+        let rows = even_parts(range.len(), rows);
+        let wanted = wanted.div_ceil(batch * rows.len());
         let most = (PACKED / (self.chunk * BLOCK)).max(1);
         let columns = panels_each.div_ceil(most).max(wanted.min(panels_each));
         let columns = even_parts(panels_each, columns);
