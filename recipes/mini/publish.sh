@@ -2,7 +2,7 @@
 # Publishes the prior of one leg and the adapter of another (or the same) as models/mini: weights in 16 bit, and beside
 # them the records of the legs that made them.
 #
-#     recipes/mini/publish.sh target/release/reclair joint-6 adapter joint-5 joint-6 adapter
+#     recipes/mini/publish.sh target/release/reclair joint-8 adapter-2 joint-7 joint-8 adapter-2
 set -eu
 cd "$(dirname "$0")/../.."
 reclair=$1 prior=$2 adapter=$3

@@ -11,6 +11,8 @@ pub mod io;
 pub mod random;
 pub mod resize;
 pub mod score;
+mod softness;
 
 pub use crate::error::Error;
 pub use crate::image::{Depth, Image};
+pub use crate::softness::softness;

@@ -216,7 +216,7 @@ impl Restorer {
         };
         if options.sharpen != 0.0 {
             let mask = Sharpen {
-                weight: options.sharpen,
+                weight: options.sharpen * pixels::softness(&result),
                 size: SHARPEN_SIZE,
                 threshold: 0.0,
             };

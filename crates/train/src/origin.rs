@@ -172,7 +172,15 @@ mod tests {
         let runs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/mini/runs");
         // The autoencoder's leg is older than `precision`, which its hash lacks.
         for run in [
-            "joint-1", "joint-2", "joint-3", "joint-4", "joint-5", "joint-6", "adapter",
+            "joint-1",
+            "joint-2",
+            "joint-3",
+            "joint-4",
+            "joint-5",
+            "joint-6",
+            "joint-7",
+            "joint-8",
+            "adapter-2",
         ] {
             let read = |file: &str| {
                 std::fs::read_to_string(format!("{runs}/{run}/{file}")).expect("committed")

@@ -27,7 +27,7 @@ pub fn filter2d(image: &Image, kernel: &Kernel) -> Image {
 }
 
 /// A plane filtered by `taps` along its rows and then along its columns.
-pub(super) fn separable(plane: &[f32], width: usize, taps: &[f32]) -> Vec<f32> {
+pub(crate) fn separable(plane: &[f32], width: usize, taps: &[f32]) -> Vec<f32> {
     let across = correlate(plane, width, taps, taps.len(), 1);
     correlate(&across, width, taps, 1, taps.len())
 }

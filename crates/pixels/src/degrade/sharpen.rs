@@ -30,7 +30,7 @@ pub fn sharpen(image: &Image, law: &Sharpen) -> Image {
 }
 
 /// `cv2.getGaussianKernel(size, 0)`.
-fn gaussian(size: usize) -> Vec<f32> {
+pub(crate) fn gaussian(size: usize) -> Vec<f32> {
     let half = (size / 2) as f64;
     let sigma = 0.3 * (half - 1.0) + 0.8;
     let taps: Vec<f64> = (0..size)

@@ -109,7 +109,8 @@ pub(in crate::cli) struct Args {
     /// What is done to the colours of the result.
     #[arg(long, value_enum, default_value_t = Colour::None)]
     colour: Colour,
-    /// Weight of an unsharp mask on the result, 0 to 2 [presets: mini 0.1, paper and quick 0].
+    /// Weight of an unsharp mask on the result where that is soft, 0 to 2; one with fine detail is left alone [presets: mini 0.6, paper
+    /// and quick 0].
     #[arg(long, value_name = "WEIGHT")]
     sharpen: Option<f64>,
     /// Restore nothing: try the networks on one tile and print size, tiles, expected time and peak memory.
