@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn brightness_and_contrast_do_not_matter() {
         let of = |contrast: f32, grey: f32| {
-            let edge = |x: usize| ((x as f32 - 32.0) / 1.6).tanh();
+            let edge = |x: usize| ((x as f32 - 32.0) / 0.75).tanh();
             softness(&Image::from_fn(64, 48, |_, _, x| grey + contrast * edge(x)))
         };
         let (strong, weak) = (of(0.4, 0.5), of(0.1, 0.2));
