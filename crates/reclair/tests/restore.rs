@@ -147,11 +147,13 @@ fn a_preset_gives_what_is_not_given() {
 }
 
 #[test]
-fn sharpening_raises_contrasts_and_zero_leaves_them() {
+fn sharpening_raises_contrasts_where_the_result_is_soft() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let input = save(folder.path(), "in.png", &picture(40, 32));
-    let contrast = |sharpen: &str| {
-        let out = folder.path().join(format!("{sharpen}.png"));
+    let wide = |x: usize| ((x as f32 - 20.0) / 4.0).tanh() * 0.3 + 0.5;
+    let soft = pixels::Image::from_fn(40, 32, |_, _, x| wide(x));
+    let contrast = |input: &str, sharpen: &str| {
+        let out = folder.path().join(format!("{sharpen}-of-{input}"));
+        let input = folder.path().join(input);
         let args = ["restore", text(&input), "-o", text(&out), "--steps", "1"];
         works(&[&args[..], &["--sharpen", sharpen]].concat());
         let image = pixels::io::open(&out).expect("a picture");
@@ -161,8 +163,12 @@ fn sharpening_raises_contrasts_and_zero_leaves_them() {
             .map(|pair| f64::from((pair[0] - pair[1]).abs()))
             .sum::<f64>()
     };
-    let (none, little, more) = (contrast("0"), contrast("0.3"), contrast("1"));
+    save(folder.path(), "soft.png", &soft);
+    save(folder.path(), "fine.png", &picture(40, 32));
+    let [none, little, more] = ["0", "0.3", "1"].map(|weight| contrast("soft.png", weight));
     assert!(none < little && little < more, "{none} {little} {more}");
+    let [none, more] = ["0", "1"].map(|weight| contrast("fine.png", weight));
+    assert_eq!(none, more);
 }
 
 #[test]
