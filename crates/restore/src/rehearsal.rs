@@ -101,6 +101,8 @@ impl Restorer {
             + (calls * n) as f64 * call_s;
         let features = features.map_or(0, |features| 4 * features.count());
         let kept_bytes = if kept { (n - 1) * features } else { 0 };
+        // The result as a picture, beside the tensor that it is taken from.
+        let result_bytes = 12 * padded.width * padded.height;
         Ok(Plan {
             result_px: [wanted.width, wanted.height],
             padded_px: [padded.width, padded.height],
@@ -110,7 +112,8 @@ impl Restorer {
             calls,
             seconds,
             reading_seconds: clock.reading_seconds,
-            peak_bytes: peak_bytes().map(|peak| peak + vae.bytes.max(kept_bytes) as u64),
+            peak_bytes: peak_bytes()
+                .map(|peak| peak + (vae.bytes + result_bytes).max(kept_bytes) as u64),
         })
     }
 }
