@@ -102,14 +102,26 @@ pub(crate) struct GatedShape {
 }
 
 impl GatedShape {
-    /// Rows of a task.
-    fn together(&self) -> usize {
-        (CHUNK / self.d).max(1)
-    }
-
-    /// The gate of row `row`.
-    fn gate<'a>(&self, gate: &'a [f32], row: usize) -> &'a [f32] {
-        &gate[row / self.n * self.d..][..self.d]
+    /// Each row of `to` and of `from` with its gate, in parallel.
+    fn rows(
+        &self,
+        to: &mut [f32],
+        from: &[f32],
+        gate: &[f32],
+        each: impl Fn(&mut [f32], &[f32], &[f32]) + Sync,
+    ) {
+        let Self { n, d } = *self;
+        let together = (CHUNK / d).max(1);
+        to.par_chunks_mut(together * d)
+            .zip(from.par_chunks(together * d))
+            .enumerate()
+            .for_each(|(i, (to, from))| {
+                let rows = to.chunks_exact_mut(d).zip(from.chunks_exact(d));
+                for (row, (to, from)) in rows.enumerate() {
+                    let image = (i * together + row) / n;
+                    each(to, from, &gate[image * d..][..d]);
+                }
+            });
     }
 }
 
@@ -139,17 +151,7 @@ pub(crate) fn gated_to(isa: Isa, shape: &GatedShape, x: &mut [f32], gate: &[f32]
     }
     assert_eq!(x.len(), y.len());
     assert_eq!(x.len(), gate.len() * shape.n);
-    let together = shape.together();
-    x.par_chunks_mut(together * shape.d)
-        .zip(y.par_chunks(together * shape.d))
-        .enumerate()
-        .for_each(|(i, (x, y))| {
-            let rows = x.chunks_exact_mut(shape.d).zip(y.chunks_exact(shape.d));
-            for (row, (x, y)) in rows.enumerate() {
-                let gate = shape.gate(gate, i * together + row);
-                dispatch(isa, Gated(x, gate, y));
-            }
-        });
+    shape.rows(x, y, gate, |x, y, gate| dispatch(isa, Gated(x, gate, y)));
 }
 
 /// The gradient of `y`: `gate dy`.
@@ -163,19 +165,11 @@ pub(crate) fn gated_grad(isa: Isa, shape: &GatedShape, dy: &[f32], gate: &[f32])
         }
     }
     assert_eq!(dy.len(), gate.len() * shape.n);
-    let together = shape.together();
     // SAFETY: the rows' results cover it.
     let mut to = unsafe { unwritten(dy.len()) };
-    to.par_chunks_mut(together * shape.d)
-        .zip(dy.par_chunks(together * shape.d))
-        .enumerate()
-        .for_each(|(i, (to, dy))| {
-            let rows = to.chunks_exact_mut(shape.d).zip(dy.chunks_exact(shape.d));
-            for (row, (to, dy)) in rows.enumerate() {
-                let gate = shape.gate(gate, i * together + row);
-                dispatch(isa, Product(dy, gate, to));
-            }
-        });
+    shape.rows(&mut to, dy, gate, |to, dy, gate| {
+        dispatch(isa, Product(dy, gate, to));
+    });
     to
 }
 

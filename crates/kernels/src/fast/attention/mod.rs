@@ -143,7 +143,7 @@ pub(crate) fn forward(
     };
     let queries = queries(isa);
     let tasks = n.div_ceil(queries);
-    let (o_out, lse_out) = (Shared::new(&mut o), Shared::new(&mut lse));
+    let results = Results::new(&mut o, &mut lse);
     (0..heads * tasks).into_par_iter().for_each(|task| {
         // The last blocks of a causal head take longest.
         let (head, i) = (task / tasks, tasks - 1 - task % tasks);
@@ -159,12 +159,42 @@ pub(crate) fn forward(
             kt: &kt[head * blocks * d * KEYS..][..blocks * d * KEYS],
             v: &v[head * m * width..][..m * width],
             bias: bias.map(|bias| bias.head(shape, head)),
-            o: &o_out,
-            lse: &lse_out,
+            results: &results,
         };
         dispatch(isa, job);
     });
     (o, lse)
+}
+
+/// What a forward writes, all heads'.
+struct Results {
+    /// `[images, n, heads, d]`.
+    o: Shared,
+    /// `[images, heads, n]`.
+    lse: Shared,
+}
+
+impl Results {
+    fn new(o: &mut [f32], lse: &mut [f32]) -> Self {
+        Self {
+            o: Shared::new(o),
+            lse: Shared::new(lse),
+        }
+    }
+
+    /// A head's output for one query and the logarithm of its sum.
+    ///
+    /// # Safety
+    /// No one else writes this row, and both results are alive.
+    #[inline(always)]
+    unsafe fn write(&self, shape: &AttentionShape, head: usize, row: usize, o: &[f32], lse: f32) {
+        let at = shape.first(head, shape.n) + row * shape.token();
+        // SAFETY: by the caller's promise.
+        unsafe {
+            *self.lse.at(head * shape.n + row, 1) = lse;
+            std::slice::from_raw_parts_mut(self.o.at(at, o.len()), o.len()).copy_from_slice(o);
+        }
+    }
 }
 
 /// Queries of a block.
@@ -212,16 +242,14 @@ struct Forward<'a> {
     v: &'a [f32],
     /// The head's, `[n, m]`.
     bias: Option<&'a [f32]>,
-    /// All heads'.
-    o: &'a Shared,
-    lse: &'a Shared,
+    results: &'a Results,
 }
 
 impl Job for Forward<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let AttentionShape { n, m, d, .. } = *self.shape;
+        let AttentionShape { m, d, .. } = *self.shape;
         let (rows, width) = (self.rows, self.width);
         // With a bias the logits are scaled where it is added.
         let scale = if self.bias.is_some() {
@@ -271,13 +299,8 @@ impl Job for Forward<'_> {
         for i in 0..rows {
             let sums = &mut sums[i * width..(i + 1) * width];
             let lse = softmax[i].finish(s, sums);
-            let row = self.first + i;
-            // SAFETY: this row belongs to this task alone, and both results outlive it.
-            unsafe {
-                *self.lse.at(self.head * n + row, 1) = lse;
-                let at = self.shape.first(self.head, n) + row * self.shape.token();
-                std::slice::from_raw_parts_mut(self.o.at(at, d), d).copy_from_slice(&sums[..d]);
-            }
+            // SAFETY: this row belongs to this task alone.
+            unsafe { (self.results).write(self.shape, self.head, self.first + i, &sums[..d], lse) };
         }
     }
 }

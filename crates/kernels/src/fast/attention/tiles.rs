@@ -11,11 +11,11 @@ use super::{
         },
         isa::Isa,
         kept::Kept,
-        shared::{Scratch, Shared, with_scratch},
+        shared::{Scratch, with_scratch},
         simd::{Job, Simd, dispatch_pairs},
         stored::Stored,
     },
-    AttentionShape,
+    AttentionShape, Results,
     rows::Softmax,
 };
 
@@ -131,7 +131,7 @@ pub(super) fn forward(
     let heads = shape.all();
     let packed = Packed::new(isa, shape, k, v);
     let tasks = n.div_ceil(BLOCK);
-    let (o, lse) = (Shared::new(o), Shared::new(lse));
+    let results = Results::new(o, lse);
     (0..heads * tasks).into_par_iter().for_each(|task| {
         let (head, first) = (task / tasks, task % tasks * BLOCK);
         let rows = BLOCK.min(n - first);
@@ -156,8 +156,7 @@ pub(super) fn forward(
                 logits,
                 p,
                 sums,
-                o: &o,
-                lse: &lse,
+                results: &results,
             };
             dispatch_pairs(isa, job);
         });
@@ -181,9 +180,7 @@ struct Block<'a> {
     p: &'a mut [f32],
     /// `[32, width]`.
     sums: &'a mut [f32],
-    /// All heads'.
-    o: &'a Shared,
-    lse: &'a Shared,
+    results: &'a Results,
 }
 
 impl Job for Block<'_> {
@@ -262,13 +259,8 @@ impl Job for Block<'_> {
         for i in 0..count {
             let sums = &mut sums[i * width..(i + 1) * width];
             let lse = softmax[i].finish(s, sums);
-            let row = self.first + i;
-            // SAFETY: this row belongs to this task alone, and both results outlive it.
-            unsafe {
-                *self.lse.at(self.head * n + row, 1) = lse;
-                let at = shape.first(self.head, n) + row * shape.token();
-                std::slice::from_raw_parts_mut(self.o.at(at, d), d).copy_from_slice(&sums[..d]);
-            }
+            // SAFETY: this row belongs to this task alone.
+            unsafe { (self.results).write(shape, self.head, self.first + i, &sums[..d], lse) };
         }
     }
 }
