@@ -215,12 +215,15 @@ impl Restorer {
             ColourFix::Adain => colour::adain(&result, &wanted)?,
         };
         if options.sharpen != 0.0 {
-            let mask = Sharpen {
-                weight: options.sharpen * pixels::softness(&result),
-                size: SHARPEN_SIZE,
-                threshold: 0.0,
-            };
-            result = sharpen(&result, &mask);
+            let weight = options.sharpen * pixels::softness(&result);
+            if weight != 0.0 {
+                let mask = Sharpen {
+                    weight,
+                    size: SHARPEN_SIZE,
+                    threshold: 0.0,
+                };
+                result = sharpen(&result, &mask);
+            }
         }
         result = result.clamped();
         let image = Image {
