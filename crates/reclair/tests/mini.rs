@@ -66,7 +66,7 @@ fn a_mildly_degraded_photograph_looks_better_and_stays_as_near() {
     let [[psnr, _, niqe], [restored_psnr, _, restored_niqe]] = input_and_result(Some("mild"));
     assert!(restored_psnr >= psnr, "{restored_psnr} dB, {psnr} before"); // 23.34, 23.07
     assert!(
-        restored_niqe <= 0.88 * niqe,
+        restored_niqe <= 0.85 * niqe,
         "{restored_niqe}, {niqe} before"
     ); // 9.5, 11.3
 }
@@ -86,7 +86,7 @@ fn a_heavily_degraded_photograph_is_nearer_and_looks_better() {
         "{restored_ssim}, {ssim} before"
     ); // 0.705, 0.626
     assert!(
-        restored_niqe <= 0.88 * niqe,
+        restored_niqe <= 0.85 * niqe,
         "{restored_niqe}, {niqe} before"
     ); // 7.4, 8.9
 }
