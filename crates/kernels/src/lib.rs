@@ -8,6 +8,7 @@
 
 mod activation;
 mod add;
+mod allocator;
 mod attention;
 mod cat;
 mod contiguous;
@@ -16,6 +17,7 @@ mod extension;
 mod fast;
 mod linear;
 mod mapped;
+
 mod norm;
 mod plain;
 mod pool;
@@ -32,6 +34,7 @@ fn refuse_empty(what: &str, dims: &[usize]) {
 
 pub use activation::{geglu, gelu, gelu_tanh, quick_gelu, silu};
 pub use add::{add, add_gated, shift_channels};
+pub use allocator::{Allocator, give_back};
 pub use attention::{Mask, attention, attention_biased};
 pub use cat::cat;
 pub use contiguous::contiguous;

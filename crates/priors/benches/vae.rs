@@ -19,7 +19,7 @@ use priors::{
 use serde_json::json;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: kernels::Allocator = kernels::Allocator;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 

@@ -4,7 +4,7 @@ mod cli;
 
 /// Large, short-lived buffers are the rule here; the system's allocator returns each to the kernel.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: kernels::Allocator = kernels::Allocator;
 
 fn main() -> std::process::ExitCode {
     match cli::main() {

@@ -34,7 +34,7 @@ use restore::{
 use serde_json::json;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: kernels::Allocator = kernels::Allocator;
 
 /// The paper's rank of LoRA.
 const RANK: usize = 32;

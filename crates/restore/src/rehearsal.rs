@@ -1,9 +1,10 @@
 //! What a restoration will take, found by doing a part of it: every network once, on one tile of the picture.
 //!
-//! The time is that of one tile times how often the options ask for it; the memory is the process's peak after the
-//! rehearsal, in which the picture, its scaled and its padded copy, all weights and one tile's features have been, and what the
-//! rehearsal leaves out: the autoencoder's sum of blended tiles or features that it keeps, or the low-quality features of all tiles. Measured rather than
-//! derived from sizes, it knows the machine, its kernels and its allocator. Weights that it had to wait for are in the system's
+//! The time is that of one tile times how often the options ask for it, and of correcting the whole picture's colours and
+//! sharpening it; the memory is the process's peak after the rehearsal, in which the picture, its scaled and its padded copy,
+//! all weights and one tile's features have been, and what the rehearsal leaves out: the autoencoder's sum of blended tiles or
+//! features that it keeps, or the low-quality features of all tiles. Measured rather than derived from sizes, it knows the
+//! machine, its kernels and its allocator. Weights that it had to wait for are in the system's
 //! cache afterwards, so a part that waited is rehearsed once more, and the wait is told apart.
 
 use std::{cell::Cell, time::Instant};
@@ -16,7 +17,7 @@ use crate::{
     Error,
     denoiser::{CfgScale, Denoiser, Guided},
     options::RestoreOptions,
-    restorer::{Restorer, scaled},
+    restorer::{Restorer, finished, scaled},
     sampler::sample,
     schedule::{Level, Schedule, Space},
     tiled::{cut, device_tensor},
@@ -62,6 +63,7 @@ impl Restorer {
             Ok::<_, Error>((wanted, padded))
         });
         let (wanted, padded) = copies?;
+        let padded_px = [padded.width, padded.height];
         let tiles = self.tiles(&padded, options)?;
         let [height, width] = tiles.seen_px();
         let (_, pixels) = tiles.vae();
@@ -91,6 +93,11 @@ impl Restorer {
         let tile = cut(&c_lq, seen[0]);
         // Features that are not kept are made in every call, in this one too.
         let (_, call_s) = clock.settled(|| denoiser.one(0, tile.clone(), schedule.levels[0]));
+        let networks_peak = peak_bytes();
+        drop((denoiser, tile, z, padded));
+        kernels::give_back();
+        let (finish, finish_s) = timed(|| finished(wanted.clone(), &wanted, options));
+        finish?;
         let n = seen.len();
         let lq_total = if kept { n as f64 * lq_s } else { 0.0 };
         let seconds = prepare_s
@@ -98,22 +105,25 @@ impl Restorer {
             + vae.times[1] * decode_s
             + f64::from(texts) * text_s
             + lq_total
-            + (calls * n) as f64 * call_s;
+            + (calls * n) as f64 * call_s
+            + finish_s;
         let features = features.map_or(0, |features| 4 * features.count());
         let kept_bytes = if kept { (n - 1) * features } else { 0 };
         // The result as a picture, beside the tensor that it is taken from.
-        let result_bytes = 12 * padded.width * padded.height;
+        let [padded_width, padded_height] = padded_px;
+        let result_bytes = 12 * padded_width * padded_height;
         Ok(Plan {
             result_px: [wanted.width, wanted.height],
-            padded_px: [padded.width, padded.height],
+            padded_px,
             tile_px: [width, height],
             vae_tiles: vae.tiles,
             tiles: n,
             calls,
             seconds,
             reading_seconds: clock.reading_seconds,
-            peak_bytes: peak_bytes()
-                .map(|peak| peak + (vae.bytes + result_bytes).max(kept_bytes) as u64),
+            peak_bytes: networks_peak
+                .map(|peak| peak + (vae.bytes + result_bytes).max(kept_bytes) as u64)
+                .max(peak_bytes()),
         })
     }
 }

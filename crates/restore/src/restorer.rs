@@ -207,25 +207,10 @@ impl Restorer {
         // The low-quality features of all tiles are not needed beside the decoder's.
         drop(denoiser);
         drop(lq);
+        kernels::give_back();
         let result = tiles.decode(&z);
-        let mut result = result.crop(0, 0, wanted.width, wanted.height);
-        result = match options.colour {
-            ColourFix::None => result,
-            ColourFix::Wavelet => colour::wavelet(&result, &wanted)?,
-            ColourFix::Adain => colour::adain(&result, &wanted)?,
-        };
-        if options.sharpen != 0.0 {
-            let weight = options.sharpen * pixels::softness(&result);
-            if weight != 0.0 {
-                let mask = Sharpen {
-                    weight,
-                    size: SHARPEN_SIZE,
-                    threshold: 0.0,
-                };
-                result = sharpen(&result, &mask);
-            }
-        }
-        result = result.clamped();
+        let result = result.crop(0, 0, wanted.width, wanted.height);
+        let result = finished(result, &wanted, options)?;
         let image = Image {
             rgb: result.rgb,
             ..wanted
@@ -302,6 +287,31 @@ impl Restorer {
             lq,
         }
     }
+}
+
+/// What the networks made of `wanted`, its colours corrected, sharpened and inside the range.
+pub(crate) fn finished(
+    result: Image,
+    wanted: &Image,
+    options: &RestoreOptions,
+) -> Result<Image, Error> {
+    let mut result = match options.colour {
+        ColourFix::None => result,
+        ColourFix::Wavelet => colour::wavelet(&result, wanted)?,
+        ColourFix::Adain => colour::adain(&result, wanted)?,
+    };
+    if options.sharpen != 0.0 {
+        let weight = options.sharpen * pixels::softness(&result);
+        if weight != 0.0 {
+            let mask = Sharpen {
+                weight,
+                size: SHARPEN_SIZE,
+                threshold: 0.0,
+            };
+            result = sharpen(&result, &mask);
+        }
+    }
+    Ok(result.clamped())
 }
 
 /// The picture at `scale` times its size.
