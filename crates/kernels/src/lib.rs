@@ -47,5 +47,5 @@ pub use mapped::map_file;
 pub use norm::{Activation, group_norm, layer_norm, layer_norm_adaptive, rms_norm};
 pub use plain::with_plain_operations;
 pub use pool::in_pool;
-pub use products::{Products, with_products};
+pub use products::{Products, with_products, with_stored_products};
 pub use resample::{upsample_nearest, upsample_nearest2x};

@@ -23,6 +23,12 @@ pub fn with_products<R>(products: Products, f: impl FnOnce() -> R) -> R {
     with_chosen(Some(products), f)
 }
 
+/// Runs `f` with nothing chosen, inside [`with_products`] too: products are as the weights are stored. For networks whose
+/// values leave the range of half precision.
+pub fn with_stored_products<R>(f: impl FnOnce() -> R) -> R {
+    with_chosen(None, f)
+}
+
 /// What is chosen for this thread.
 pub(crate) fn chosen() -> Option<Products> {
     CURRENT.get()

@@ -57,6 +57,28 @@ pub(crate) fn only(
     }
 }
 
+/// Refuses a norm's epsilon that makes no norm: real ones are 1e-6 and 1e-5.
+pub(crate) fn epsilon(eps: f64, key: &str, origin: &Path) -> Result<(), Error> {
+    within(eps, 1e-12..=1e-2, key, origin)
+}
+
+/// Refuses a number outside a range.
+pub(crate) fn within(
+    value: f64,
+    range: std::ops::RangeInclusive<f64>,
+    key: &str,
+    origin: &Path,
+) -> Result<(), Error> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let (least, most) = range.into_inner();
+    let what = format!(
+        "\"{key}\": {value:e} must be from {least:e} to {most:e}; take config.json from the model's own folder"
+    );
+    Err(Error::input(origin, what))
+}
+
 /// Refuses sizes that no known transformer has, before any of them is allocated or walked: 0, widths above 65,536, more than
 /// 1,000 blocks.
 pub(crate) fn sizes(sizes: &[usize], blocks: usize, origin: &Path) -> Result<(), Error> {

@@ -108,10 +108,7 @@ impl PriorModel {
                 let t5 = || open_t5(folder, precision, device).map(Box::new);
                 TextEncoders::Sd3 {
                     clips: both()?,
-                    t5: folder
-                        .has("text_encoder_3/config.json")
-                        .then(t5)
-                        .transpose()?,
+                    t5: has_t5(folder, precision).then(t5).transpose()?,
                     width: mmdit.config().joint_attention_dim,
                 }
             }
@@ -234,6 +231,12 @@ fn open_clip(
         encoder.config().vocab_size,
     )?;
     Ok(Clip { encoder, tokenizer })
+}
+
+/// Whether there is a T5 to load: its weights may be left away, as they are the largest part of a prior.
+fn has_t5(folder: &Folder, precision: Precision) -> bool {
+    let weights = matches!(precision, Precision::Blank(_)) || !folder.lacks_weights_of_t5();
+    weights && folder.has("text_encoder_3/config.json")
 }
 
 /// Loads `text_encoder_3` and `tokenizer_3`.

@@ -66,11 +66,17 @@ fn a_prior_of_the_shape_of_sd3_with_and_without_t5() {
     every_way(&prior, &adapter);
     let run = |name: &str| {
         let args = ["--prior", text(&prior), "--prompt", "a photo"];
-        restore(folder.path(), name, &args).0
+        restore(folder.path(), name, &args)
     };
-    let three = run("three");
+    let (three, _) = run("three");
+    let weights = prior.join("text_encoder_3/model.safetensors");
+    std::fs::remove_file(weights).expect("removes T5's weights");
+    let (two, said) = run("two");
+    assert!(said.contains("T5 is left out"), "{said}");
+    assert!(two != three, "T5 does nothing");
     std::fs::remove_dir_all(prior.join("text_encoder_3")).expect("removes T5");
-    assert!(run("two") != three, "T5 does nothing");
+    let (without, said) = run("without");
+    assert!(without == two && !said.contains("left out"), "{said}");
 }
 
 #[test]

@@ -100,6 +100,12 @@ fn what_would_be_ignored_or_makes_no_sense_is_refused() {
             "[optimise]\ngradient = { cut = 4 }",
             "gradient",
         ),
+        (
+            "mini/vae.toml",
+            "[optimise]",
+            "[optimise]\nprecision = \"f16\"",
+            "f16",
+        ),
     ] {
         let text = recipe(name);
         assert!(text.contains(from), "{name}: {from}");

@@ -68,6 +68,7 @@ impl ClipConfig {
             config.projection_dim.unwrap_or(1),
         ];
         json::sizes(&sizes, config.num_hidden_layers, origin)?;
+        json::epsilon(config.layer_norm_eps, "layer_norm_eps", origin)?;
         if !config
             .hidden_size
             .is_multiple_of(config.num_attention_heads)

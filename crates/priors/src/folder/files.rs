@@ -11,7 +11,7 @@ use burn::tensor::Device;
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::{Given, Replaced, shards};
+use super::{ENCODER_FILE, Given, Replaced, shards};
 use crate::{
     Error, json,
     kind::Kind,
@@ -222,7 +222,20 @@ impl Folder {
             format!("{} from {}", parts.join(", "), path.display())
         };
         let lines = files.into_iter().map(line);
-        lines.chain(left_out.iter().cloned()).collect()
+        let without_t5 = self.lacks_weights_of_t5().then(|| {
+            format!(
+                "T5 is left out, as {} is missing; prompts are read by the two CLIPs, and T5's tokens are zero",
+                self.path(&format!("text_encoder_3/{ENCODER_FILE}")).display()
+            )
+        });
+        let left_out = left_out.iter().cloned().chain(without_t5);
+        lines.chain(left_out).collect()
+    }
+
+    /// Whether the folder describes a T5 whose weights are not there.
+    pub(crate) fn lacks_weights_of_t5(&self) -> bool {
+        self.has("text_encoder_3/config.json")
+            && !self.has(&format!("text_encoder_3/{ENCODER_FILE}"))
     }
 
     /// The LoRA file that `name` means where it is no path: in `loras` beside a checkpoint or in ComfyUI's `models`.

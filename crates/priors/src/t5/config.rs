@@ -57,6 +57,7 @@ impl T5Config {
             config.num_heads,
         ];
         json::sizes(&sizes, config.num_layers, origin)?;
+        json::epsilon(config.layer_norm_epsilon, "layer_norm_epsilon", origin)?;
         let buckets = config.relative_attention_num_buckets;
         if buckets < 4
             || !buckets.is_multiple_of(4)

@@ -90,6 +90,7 @@ impl UnetConfig {
         sizes.extend(self.addition_time_embed_dim);
         sizes.extend(self.projection_class_embeddings_input_dim);
         json::sizes(&sizes, self.layers_per_block, origin)?;
+        json::epsilon(self.norm_eps, "norm_eps", origin)?;
         let deepest = match &self.transformer_layers_per_block {
             PerBlock::All(n) => *n,
             PerBlock::Each(all) => all.iter().copied().max().unwrap_or(1),

@@ -95,6 +95,8 @@ impl VaeConfig {
         ]);
         sizes.push(config.patch_size.max(1));
         json::sizes(&sizes, config.layers_per_block, origin)?;
+        json::within(config.scaling_factor, 1e-6..=1e6, "scaling_factor", origin)?;
+        json::within(config.shift_factor, -1e6..=1e6, "shift_factor", origin)?;
         if config.block_out_channels.is_empty() || !config.block_out_channels.iter().all(divided) {
             let what =
                 "block_out_channels must be multiples of norm_num_groups; correct config.json";

@@ -16,7 +16,7 @@ use priors::{
     t5::T5Encoder,
     tokenizer::{ClipTokenizer, T5Tokenizer},
     unet::Unet,
-    vae::AutoencoderKl,
+    vae::{AutoencoderKl, VaeConfig},
     weights::{Init, Precision, SafetensorsFile, Weights},
 };
 use serde_json::Value;
@@ -51,6 +51,7 @@ fn hostile_files_are_refused() {
     indexes_are_refused();
     tokenizers_are_refused();
     any_byte_may_be_changed();
+    any_byte_of_json_may_be_changed();
 }
 
 fn indexes_are_refused() {
@@ -89,7 +90,7 @@ fn tokenizers_are_refused() {
 }
 
 fn configurations_are_refused() {
-    let files = all_in("configs", 66);
+    let files = all_in("configs", 76);
     let device = Device::flex();
     for path in &files {
         let name = name_of(path);
@@ -106,6 +107,44 @@ fn configurations_are_refused() {
             _ => panic!("whose is {name}?"),
         });
     }
+}
+
+/// Any byte of a configuration or an index changed is another one or an error, not a panic.
+fn any_byte_of_json_may_be_changed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let path = root.join("src/known/sdxl/vae.json");
+    let config = std::fs::read(&path).expect("reads");
+    let changes = |text: &[u8], read: &mut dyn FnMut(&[u8])| {
+        for i in 0..text.len() {
+            for byte in *b"\0\n\"09-eE.,:{}[]x\xff" {
+                let mut changed = text.to_vec();
+                changed[i] = byte;
+                read(&changed);
+            }
+            read(&text[..i]);
+        }
+    };
+    cheap("vae.json", || {
+        changes(&config, &mut |text| {
+            if let Ok(value) = serde_json::from_slice::<Value>(text) {
+                drop(VaeConfig::from_json(&value, &path));
+            }
+        });
+    });
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join(format!("{NETWORK_FILE}.index.json"));
+    let index = br#"{"metadata":{"total_size":8},"weight_map":{"a":"one.safetensors"}}"#;
+    cheap("index.json", || {
+        changes(index, &mut |text| {
+            std::fs::write(&file, text).expect("writes");
+            assert!(
+                Folder::Disk(folder.path().to_owned())
+                    .view(NETWORK_FILE)
+                    .is_err(),
+                "there are no shards"
+            );
+        });
+    });
 }
 
 /// Any byte changed is another file or an error, not a panic; so is any shorter file.

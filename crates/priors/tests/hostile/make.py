@@ -91,6 +91,9 @@ def configs():
         ("in_channels", -4, "negative"),
         ("norm_num_groups", 0, "zero"),
         ("norm_num_groups", "many", "word"),
+        ("norm_eps", 0, "zero"),
+        ("norm_eps", -1e-5, "negative"),
+        ("norm_eps", 1e300, "huge"),
     ]:
         change("unet", "sdxl/unet", key, value, label)
     for key, value, label in [
@@ -100,6 +103,11 @@ def configs():
         ("latent_channels", HUGE, "huge"),
         ("latent_channels", 0, "zero"),
         ("patch_size", 2**33, "huge"),
+        ("scaling_factor", 0, "zero"),
+        ("scaling_factor", -0.13, "negative"),
+        ("scaling_factor", 1e300, "huge"),
+        ("shift_factor", 1e300, "huge"),
+        ("shift_factor", "0.06", "word"),
     ]:
         change("vae", "sdxl/vae", key, value, label)
     for key in ["num_layers", "num_attention_heads", "pos_embed_max_size", "patch_size"]:
@@ -107,9 +115,11 @@ def configs():
         change("transformer", "sd3/transformer", key, 0, "zero")
     for key in ["num_layers", "d_model", "d_ff", "vocab_size"]:
         change("text_encoder_3", "sd3/text_encoder_3", key, HUGE, "huge")
+    change("text_encoder_3", "sd3/text_encoder_3", "layer_norm_epsilon", 0, "zero")
     for key in ["num_hidden_layers", "hidden_size", "vocab_size"]:
         change("text_encoder", "sd3/text_encoder", key, HUGE, "huge")
     change("text_encoder", "sd3/text_encoder", "num_attention_heads", 0, "zero")
+    change("text_encoder", "sd3/text_encoder", "layer_norm_eps", -1e-5, "negative")
     for key, value, label in [
         ("_class_name", "EDMEulerScheduler", "edm"),
         ("_class_name", 7, "number"),

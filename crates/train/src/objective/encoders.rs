@@ -106,7 +106,7 @@ impl Encoders {
         Ok(match self {
             Self::Frozen(encoders) => {
                 let pieces = encoders.pieces(prompts);
-                let encode = |prompt: &&str| encoders.encode(prompt, pieces, &mut vec![]);
+                let encode = |prompt: &&str| read(encoders, prompt, pieces);
                 let batch = prompts.iter().map(encode).collect();
                 let time_ids = encoders.takes_sizes().then_some(time_ids);
                 Text::Encoded(Encoding::join(batch, time_ids))
@@ -128,6 +128,11 @@ impl Encoders {
             }
         })
     }
+}
+
+/// A prompt by frozen encoders, as `restore` reads it whatever the run's precision: T5 overflows f16.
+pub(super) fn read(encoders: &TextEncoders, prompt: &str, pieces: usize) -> Encoding {
+    kernels::with_stored_products(|| encoders.encode(prompt, pieces, &mut vec![]))
 }
 
 /// The model's tokenizer, or one learned from the captions where the model has no vocabulary yet.

@@ -26,7 +26,7 @@ use priors::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    Said,
+    Said, encoders,
     prompts::{Prompts, disk_bytes},
 };
 use crate::{Error, config::TrainConfig, data::hex, disk::check_room};
@@ -209,7 +209,7 @@ impl TextCache {
         prompt: &str,
         pieces: usize,
     ) -> Result<Encoding, Error> {
-        let encoding = encoders.encode(prompt, pieces, &mut vec![]);
+        let encoding = encoders::read(encoders, prompt, pieces);
         let mut values = Values::from([("text".to_owned(), encoding.text.to_data())]);
         if let Some(pooled) = &encoding.pooled {
             values.insert("pooled".to_owned(), pooled.to_data());
@@ -225,7 +225,9 @@ fn hash(model: &Folder) -> Result<String, Error> {
     let mut hash = Sha256::new();
     for (encoder, tokenizer) in PARTS {
         let config = format!("{encoder}/config.json");
-        if !model.has(&config) {
+        // A T5 may be described and its weights left away.
+        let weights = model.has(&format!("{encoder}/{ENCODER_FILE}"));
+        if !model.has(&config) || (encoder == "text_encoder_3" && !weights) {
             continue;
         }
         hash.update(model.read(&config)?);

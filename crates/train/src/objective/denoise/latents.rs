@@ -54,7 +54,12 @@ impl Denoise {
         Ok(each.map(|all| Tensor::cat(all, 0)))
     }
 
+    /// As `restore` does, whatever the run's precision: SDXL's autoencoder overflows f16.
     fn encode(&self, hq: &[&Image], lq: &[&Image]) -> [Tensor<4>; 3] {
+        kernels::with_stored_products(|| self.encode_so(hq, lq))
+    }
+
+    fn encode_so(&self, hq: &[&Image], lq: &[&Image]) -> [Tensor<4>; 3] {
         let z_hq = self
             .vae
             .latent_from_image(tensor_from_images(hq, &self.device));

@@ -1,5 +1,6 @@
 use std::{collections::BTreeSet, path::Path};
 
+use burn::tensor::TensorData;
 use pixels::random::stream;
 use priors::scheduler::{End, Prediction, Spacing};
 use restore::{
@@ -371,4 +372,33 @@ fn a_rehearsal_of_cached_text_reads_once_and_tells_the_shapes_of_the_run() {
         panic!("a rehearsal of cached text");
     };
     assert_eq!(read.lock().expect("no panic while held").len(), 1);
+}
+
+#[test]
+fn frozen_networks_never_compute_in_half_precision() {
+    use kernels::{Products, with_products};
+    let (_folder, objective) = setup(|_, _| ());
+    let mut samples = batch(0.0);
+    for sample in &mut samples {
+        // Beyond 65504, f16's largest.
+        sample.lq = Image::from_fn(32, 16, |c, y, x| 1e5 * sample.lq.plane(c)[y * 32 + x]);
+    }
+    let of = |products: Products| {
+        let [_, _, seen] =
+            with_products(products, || objective.latents_of(&samples)).expect("encodes");
+        let text = with_products(products, || {
+            objective.encoders.text(&["a photo"], &[[0.0; 6]])
+        });
+        let Text::Encoded(conditioning) = text.expect("reads") else {
+            panic!("frozen encoders");
+        };
+        let values = |data: TensorData| data.try_into_vec::<f32>().expect("f32");
+        [
+            values(seen.into_data()),
+            values(conditioning.text.into_data()),
+        ]
+    };
+    let half = of(Products::F16);
+    assert!(half.iter().flatten().all(|v| v.is_finite()));
+    assert_eq!(half, of(Products::F32));
 }
