@@ -45,13 +45,10 @@ fn token_ids_of_clip() {
         if prompt.contains('!') {
             // transformers makes every "!" of a prompt the pad token, id 0. The network was trained with OpenCLIP's
             // tokenizer, where a "!" is a word; so it is here.
-            assert!(
-                zero.ids
-                    .iter()
-                    .zip(&cut.ids)
-                    .all(|(&a, &b)| a == b || a == 0),
-                "{prompt:?} padded with 0"
-            );
+            let words = whole.len().min(16);
+            let mut padded = cut.ids.clone();
+            padded[words..].fill(0);
+            assert_eq!(zero.ids, padded, "{prompt:?} padded with 0");
         } else {
             assert_eq!(zero.ids, ids("padded_16_pad_0"), "{prompt:?} padded with 0");
         }
