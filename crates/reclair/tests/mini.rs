@@ -8,7 +8,11 @@ mod program;
 
 use std::{fs, path::Path};
 
+use burn::tensor::{Device, Tensor, TensorData};
+use pixels::{Image, colour::Luma, score::psnr};
+use priors::{model::PriorModel, vae::AutoencoderKl, weights::Precision};
 use program::{text, works};
+use reclair::embedded::mini_prior;
 use serde_json::Value;
 
 /// PSNR in dB, SSIM and NIQE of the picture in a folder.
@@ -96,4 +100,40 @@ fn a_clean_photograph_is_hardly_harmed() {
     let [_, [psnr, ssim, _]] = input_and_result(None);
     assert!(psnr >= 36.0, "{psnr} dB"); // 37.0
     assert!(ssim >= 0.965, "{ssim}"); // 0.974
+}
+
+/// PSNR in dB of the picture after mini's autoencoder.
+fn after_the_autoencoder(vae: &AutoencoderKl, picture: &Image) -> f64 {
+    let f = vae.downscale();
+    let [width, height] = [picture.width, picture.height].map(|side| side / f * f);
+    let picture = picture.crop(0, 0, width, height);
+    let values = picture.rgb.iter().map(|v| 2.0 * v - 1.0).collect();
+    let x = TensorData::new::<f32, _>(values, [1, 3, height, width]);
+    let z = vae.latent_from_image(Tensor::from_data(x, &Device::flex()));
+    let y = vae.image_from_latent(z).into_data().try_into_vec::<f32>();
+    let rgb = y.expect("f32").iter().map(|v| 0.5 * v + 0.5).collect();
+    let result = Image::new(width, height, rgb).clamped();
+    psnr(&result, &picture, Luma::Rgb).expect("same size")
+}
+
+#[test]
+fn the_autoencoder_keeps_pictures() {
+    let vae = PriorModel::open_vae(&mini_prior(), Precision::F32, &Device::flex());
+    let vae = vae.expect("embedded");
+    let of = |path: &Path| after_the_autoencoder(&vae, &pixels::io::open(path).expect("opens"));
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let one = of(&manifest.join("tests/pictures/friends.png"));
+    assert!(one >= 36.0, "{one:.2} dB");
+    let Ok(val) = fs::read_dir(manifest.join("../../../shared/data/val")) else {
+        eprintln!("skipped: the validation pictures are not here");
+        return;
+    };
+    let files = val.map(|entry| entry.expect("an entry").path());
+    let all: Vec<f64> = files
+        .filter(|path| pixels::io::is_picture_name(path))
+        .map(|path| of(&path))
+        .collect();
+    let mean = all.iter().sum::<f64>() / all.len() as f64;
+    println!("{mean:.2} dB, mean of {} pictures", all.len());
+    assert!(mean >= 36.0, "{mean:.2} dB");
 }

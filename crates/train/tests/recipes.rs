@@ -60,6 +60,26 @@ fn the_recipes_for_sdxl_follow_each_other() {
     assert_eq!(drawn(&adapter), drawn(&encoder));
 }
 
+/// A leg starts where the one before it ended, so that a stranger can run them in order.
+#[test]
+fn minis_legs_follow_each_other() {
+    let read = |name: &str| TrainConfig::read(&recipes().join(format!("mini/{name}.toml")));
+    let mut before = read("vae").expect("a recipe").out;
+    let mut legs = 0;
+    while let Ok(leg) = read(&format!("joint-{}", legs + 1)) {
+        legs += 1;
+        assert_eq!(leg.model, before.join("prior"), "joint-{legs}");
+        let adapter = (legs > 1).then(|| before.join("adapter"));
+        assert_eq!(leg.adapter_model, adapter, "joint-{legs}");
+        before = leg.out;
+    }
+    assert!(legs >= 9, "{legs} legs");
+    let last = read("adapter-2").expect("a recipe");
+    let from = read("joint-8").expect("a recipe").out;
+    assert_eq!(last.model, from.join("prior"));
+    assert_eq!(last.adapter_model, Some(from.join("adapter")));
+}
+
 #[test]
 fn what_would_be_ignored_or_makes_no_sense_is_refused() {
     let recipe = |name: &str| std::fs::read_to_string(recipes().join(name)).expect("a recipe");
