@@ -3,14 +3,14 @@
     python3 benches/paper/ablations.py target/release/reclair ../shared/data runs/paper docs/paper [NAME...]
 
 Trains and scores what `runs/paper` does not hold yet. NAME: data, diffusion-adapter, rss, encoder, tradeoff, prompt,
-controlnet; all by default. Needs Pillow for the crops.
+controlnet; all by default. Needs Pillow and numpy.
 """
 
 import statistics
 import sys
 from pathlib import Path
 
-from arms import Arms, parameters
+from arms import Arms, lora_update, parameters
 from plot import lines
 from scores import METRICS, Scores
 
@@ -39,10 +39,11 @@ class Ablations:
         self.scores = Scores(reclair, data / "val", work)
         self.docs, self.prior = docs, prior
 
-    def trained(self, arms, preset="mixture"):
+    def trained(self, file, arms, preset="mixture"):
         """A table of trained arms, each from noise and from the noised low-quality latent."""
         print("| arm | start | trained values | loss, last 40 | fastest step s | PSNR dB | SSIM | NIQE | detail |")
         print("|---|---|---|---|---|---|---|---|---|")
+        rows = []
         given = self.scores.input(preset)
         print("| input | | | | | " + " | ".join(f"{given[m]:.{DIGITS[m]}f}" for m in METRICS) + " |")
         for arm in arms:
@@ -54,16 +55,23 @@ class Ablations:
                     self.scores.restored(preset, "--prior", self.prior, "--adapter", folder, *start) for folder in folders
                 ]
                 print(f"| {arm} | {name} | {about} | {cells(results)} |", flush=True)
+                rows.append((f"{arm}, {name}", results))
+        # The first arm is what the others are beside; from the low-quality latent, as restoration goes.
+        rows = [row for row in rows if row[0].endswith("lq")]
+        names = [name.split(",")[0] for name, _ in rows]
+        lines(self.docs / f"{file}.svg", "arm", names, relative(rows, METRICS), f"relative to {names[0]}, from the low-quality latent")
 
     def data(self):
-        self.trained(["tenth", "full"])
+        self.trained("data", ["tenth", "full"])
 
     def diffusion_adapter(self):
-        self.trained(["no-lora", "full"])
+        self.trained("lora", ["no-lora", "full"])
+        update = [lora_update(self.prior / "unet", self.arms.train("full", seed)) for seed in SEEDS]
+        print(f"\nLoRA's update of a weight, root mean square, over the weight's: {spread(update, 4)}")
 
     def encoder(self):
-        print("| loss | first ten steps | last ten | PSNR dB of validation crops | decoded from their latents | SSIM | detail |")
-        print("|---|---|---|---|---|---|---|")
+        print("| loss | first ten steps | last ten | PSNR dB of validation crops | decoded from their latents | gain | SSIM | detail |")
+        print("|---|---|---|---|---|---|---|---|")
         for arm in ["encoder", "stated"]:
             for seed in SEEDS:
                 self.arms.train(arm, seed)
@@ -72,15 +80,17 @@ class Ablations:
             last = [[line for line in log if "validation_psnr" in line][-1] for log in logs]
             values = [
                 *[spread([sum(part) / 10 for part in parts], 4) for parts in ([l[:10] for l in losses], [l[-10:] for l in losses])],
-                *[spread([v[f"validation_{name}"] for v in last], digits) for name, digits in
-                  [("lq_psnr", 2), ("psnr", 2), ("ssim", 4), ("detail", 4)]],
+                *[spread([v[f"validation_{name}"] for v in last], 2) for name in ["lq_psnr", "psnr"]],
+                # A seed's crops are others than another's: what is gained is of the same.
+                spread([v["validation_psnr"] - v["validation_lq_psnr"] for v in last], 2),
+                *[spread([v[f"validation_{name}"] for v in last], 4) for name in ["ssim", "detail"]],
             ]
             print(f"| {arm} | " + " | ".join(values) + " |", flush=True)
         print()
-        self.trained(["full", "robust"])
+        self.trained("robust", ["full", "robust"])
 
     def controlnet(self):
-        self.trained(["full", "no-lora", "controlnet"])
+        self.trained("controlnet", ["full", "no-lora", "controlnet"])
 
     def sampled(self, options, seeds=SEEDS):
         """mini's own adapter with these options, a seed of the noise each."""
@@ -116,10 +126,17 @@ class Ablations:
     def prompt(self):
         names = [*METRICS, "distance"]
         print("| prompt | start | PSNR dB | SSIM | NIQE | detail | distance to c_lq |\n|---|---|---|---|---|---|---|")
+        rows = []
         prompts = {"caption": ["--captioner", "false"], "(none)": ["--prompt", ""], DEGRADATION: ["--prompt", DEGRADATION]}
         for name, prompt in prompts.items():
             for at, start in [("noise", NOISE), ("lq", LQ)]:
-                print(f"| {name} | {at} | {cells(self.sampled([*start, *prompt]), names)} |", flush=True)
+                results = self.sampled([*start, *prompt])
+                print(f"| {name} | {at} | {cells(results, names)} |", flush=True)
+                if at == "noise":
+                    rows.append(({DEGRADATION: "degradation"}.get(name, name), results))
+        ticks = [name for name, _ in rows]
+        lines(self.docs / "prompt.svg", "prompt, from noise", ticks, relative(rows, names), "relative to the caption")
+        self.scores.strip(self.docs / "prompt.jpg", "mixture", [[*NOISE, *prompt, "--seed", 0] for prompt in prompts.values()])
 
 
 def relative(rows, names):

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 STEPS, BATCH, CROP = 800, 8, 64
-ENCODER_STEPS = 400
+ENCODER_STEPS = 800
 
 COMMON = """\
 stage = "{stage}"
@@ -143,6 +143,42 @@ class Arms:
         steps = [line for line in self.lines(arm, seed) if "loss" in line]
         last = [line["loss"] for line in steps[-40:]]
         return sum(last) / len(last), min(line["seconds"] - line["waited"] for line in steps)
+
+
+def tensors(file):
+    """A safetensors file's values, by name."""
+    import numpy
+
+    data = Path(file).read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    found = {}
+    for name, about in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = about["data_offsets"]
+        raw = data[8 + size + begin : 8 + size + end]
+        if about["dtype"] == "BF16":
+            values = (numpy.frombuffer(raw, numpy.uint16).astype(numpy.uint32) << 16).view(numpy.float32)
+        else:
+            values = numpy.frombuffer(raw, {"F16": numpy.float16, "F32": numpy.float32}[about["dtype"]]).astype(numpy.float32)
+        found[name] = values.reshape(about["shape"])
+    return found
+
+
+def lora_update(network, adapter):
+    """How far LoRA moves the weights it is on: the root mean square of its update over theirs, mean of all."""
+    weights = tensors(network / "diffusion_pytorch_model.safetensors")
+    lora = tensors(adapter / "pytorch_lora_weights.safetensors")
+    rms = lambda values: float((values**2).mean() ** 0.5)
+    parts = []
+    for name, down in lora.items():
+        if not name.endswith("lora_A.weight"):
+            continue
+        module = name.removesuffix(".lora_A.weight").removeprefix("unet.")
+        # Rank and alpha are equal: the update is not scaled.
+        parts.append(rms(lora[name.replace("lora_A", "lora_B")] @ down) / rms(weights[f"{module}.weight"]))
+    return sum(parts) / len(parts)
 
 
 def parameters(adapter):

@@ -61,6 +61,20 @@ class Scores:
             self.keep(key, {**self.mean(out), "distance": sum(distance) / len(distance)})
         return self.kept[key]
 
+    def strip(self, file, preset, ways):
+        """The first picture as it is given and as each of `ways` restores it, side by side."""
+        from PIL import Image
+
+        lq = sorted(self.degraded(preset).glob("*.png"))[0]
+        pictures = [lq]
+        for i, options in enumerate(ways):
+            pictures.append(self.work / f"strip-{i}.png")
+            self.run("restore", lq, "-o", pictures[-1], "--json", *options)
+        strip = Image.new("RGB", (len(pictures) * (SIDE + 8) - 8, SIDE), "white")
+        for i, picture in enumerate(pictures):
+            strip.paste(Image.open(picture).convert("RGB"), (i * (SIDE + 8), 0))
+        strip.save(file, quality=90)
+
     def keep(self, key, value):
         self.kept[key] = value
         self.file.write_text(json.dumps(self.kept, indent=1))

@@ -110,7 +110,8 @@ def inputs(model):
         made = {"sample": make(1, 4, 64, 64), "lq": make(1, 4, 64, 64), "time_ids": sizes}
         return made | {"text": make(1, 77, 2048), "pooled": make(1, 1280), "timestep": torch.tensor([500.0])}
     made = {"sample": make(1, 16, 64, 64), "lq": make(1, 16, 64, 64), "timestep": torch.tensor([500.0])}
-    return made | {"text": make(1, 154, 4096), "pooled": make(1, 2048)}
+    # Two CLIPs side by side in 77 tokens, then T5's 256, as both programs run it.
+    return made | {"text": make(1, 333, 4096), "pooled": make(1, 2048)}
 
 
 @torch.no_grad()

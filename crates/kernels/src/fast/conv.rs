@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::{
     amx::{DEPTH, SIDE},
+    by_outputs,
     expand::{Expand, ExpandChannel, Layout},
     gathered,
     gemm::{self, Bias, Gemm, Operand},
@@ -138,6 +139,21 @@ fn weighted(
     if winograd::pays(shape) {
         return winograd::run(isa, shape, x, weight, order, bias);
     }
+    if by_outputs::pays(isa, shape) {
+        return by_outputs::run(isa, shape, x, weight, order, bias);
+    }
+    in_strips(isa, shape, x, weight, order, bias)
+}
+
+/// The same by strips of pixels, with the whole weight packed first.
+pub(super) fn in_strips(
+    isa: Isa,
+    shape: &ConvShape,
+    x: &[f32],
+    weight: Stored<'_>,
+    order: &WeightOrder,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
     let (c_in, c_out) = (shape.input[0], shape.output[0]);
     let packed = Packed::new(isa, shape.products, [c_out, c_in], order, weight);
     correlate(isa, shape, x, &packed, bias)
@@ -253,8 +269,6 @@ fn correlate(
 ) -> Vec<f32> {
     let [c_in, h, w] = shape.input;
     let [c_out, oh, ow] = shape.output;
-    let [kh, kw] = shape.kernel;
-    let s = shape.stride;
     let lanes = dispatch(isa, Lanes);
     assert_eq!(x.len(), shape.batch * c_in * h * w);
     let elements = c_in.div_ceil(packed.kernel.values());
@@ -265,25 +279,14 @@ fn correlate(
         return vec![0.0; len];
     }
 
-    let layout = if s == 1 && ow.is_multiple_of(lanes) {
-        Layout::Rows
-    } else {
-        Layout::Columns
+    let layout = Layout::of(shape, lanes);
+    let strip_of = |y0: usize, rows: usize| Expand {
+        shape,
+        layout,
+        y0,
+        rows,
     };
-    // Floats of one channel for a strip of `rows` output rows.
-    let channel = |rows: usize| {
-        let floats = match layout {
-            Layout::Rows => (rows + kh - 1) * (ow + kw - 1),
-            Layout::Columns => kw * s * (rows + (kh - 1) / s) * ow,
-        };
-        // An odd number of cache lines, so that channels fall into different sets.
-        floats.next_multiple_of(16)
-            + if floats.div_ceil(16).is_multiple_of(2) {
-                16
-            } else {
-                0
-            }
-    };
+    let channel = |rows: usize| strip_of(0, rows).floats();
     let threads = rayon::current_num_threads();
     let mut rows = oh;
     while rows > 1 && channel(rows) * packed.chunk > BUDGET && rows * ow > 128 {
@@ -314,19 +317,8 @@ fn correlate(
             let co0 = packed.blocks[..first].iter().sum::<usize>();
             let count = packed.blocks[first..end].iter().sum::<usize>();
             let image_x = &x[image * c_in * h * w..][..c_in * h * w];
-            let stride = channel(rows);
-            let taps: Vec<usize> = (0..kh * kw)
-                .map(|tap| {
-                    let (ky, kx) = (tap / kw, tap % kw);
-                    match layout {
-                        Layout::Rows => ky * (ow + kw - 1) + kx,
-                        Layout::Columns => {
-                            let plane_rows = rows + (kh - 1) / s;
-                            ((kx * s + ky % s) * plane_rows + ky / s) * ow
-                        }
-                    }
-                })
-                .collect();
+            let expand = strip_of(y0, rows);
+            let (stride, taps) = (expand.floats(), expand.taps());
             for e0 in (0..elements).step_by(packed.chunk) {
                 let channels = packed.chunk.min(elements - e0);
                 let (stored, slack) = match packed.kernel {
@@ -338,12 +330,6 @@ fn correlate(
                     rest.fill(0.0);
                     let planes = image_x[e0 * packed.kernel.values() * h * w..]
                         .chunks(packed.kernel.values() * h * w);
-                    let expand = Expand {
-                        shape,
-                        layout,
-                        y0,
-                        rows,
-                    };
                     for (to, planes) in expanded.chunks_exact_mut(stride).zip(planes) {
                         let (first, second) = planes.split_at(h * w);
                         dispatch(
@@ -377,11 +363,8 @@ fn correlate(
                             x_stride: stride,
                             channels,
                             taps: &taps,
-                            row_vectors: match layout {
-                                Layout::Rows => ow / lanes,
-                                _ => usize::MAX,
-                            },
-                            row_stride: ow + kw - 1,
+                            row_vectors: expand.row_vectors(lanes),
+                            row_stride: expand.row_stride(),
                             pixels: rows * ow,
                             blocks: &blocks,
                             y,

@@ -16,6 +16,16 @@ pub(super) enum Layout {
     Columns,
 }
 
+impl Layout {
+    /// The layout for vectors of so many lanes.
+    pub(super) fn of(shape: &ConvShape, lanes: usize) -> Self {
+        match shape.stride == 1 && shape.output[2].is_multiple_of(lanes) {
+            true => Self::Rows,
+            false => Self::Columns,
+        }
+    }
+}
+
 /// A strip's input rows.
 #[derive(Clone, Copy)]
 pub(super) struct Expand<'a> {
@@ -25,6 +35,53 @@ pub(super) struct Expand<'a> {
     pub(super) y0: usize,
     /// Its output rows.
     pub(super) rows: usize,
+}
+
+impl Expand<'_> {
+    /// Floats of one element of the channels: an odd number of cache lines, so that elements fall into different sets.
+    pub(super) fn floats(&self) -> usize {
+        let ([kh, kw], s, ow) = (self.shape.kernel, self.shape.stride, self.shape.output[2]);
+        let floats = match self.layout {
+            Layout::Rows => (self.rows + kh - 1) * (ow + kw - 1),
+            Layout::Columns => kw * s * self.plane_rows() * ow,
+        };
+        16 * (floats.div_ceil(16) | 1)
+    }
+
+    /// Each tap's offset.
+    pub(super) fn taps(&self) -> Vec<usize> {
+        let ([kh, kw], s, ow) = (self.shape.kernel, self.shape.stride, self.shape.output[2]);
+        let offset = |tap: usize| {
+            let (ky, kx) = (tap / kw, tap % kw);
+            match self.layout {
+                Layout::Rows => ky * (ow + kw - 1) + kx,
+                Layout::Columns => ((kx * s + ky % s) * self.plane_rows() + ky / s) * ow,
+            }
+        };
+        (0..kh * kw).map(offset).collect()
+    }
+
+    /// Floats between the first pixels of two output rows.
+    pub(super) fn row_stride(&self) -> usize {
+        let (kw, ow) = (self.shape.kernel[1], self.shape.output[2]);
+        match self.layout {
+            Layout::Rows => ow + kw - 1,
+            Layout::Columns => ow,
+        }
+    }
+
+    /// Vectors in a row, or `usize::MAX` where the pixels are contiguous.
+    pub(super) fn row_vectors(&self, lanes: usize) -> usize {
+        match self.layout {
+            Layout::Rows => self.shape.output[2] / lanes,
+            Layout::Columns => usize::MAX,
+        }
+    }
+
+    /// Rows of one phase of the input.
+    fn plane_rows(&self) -> usize {
+        self.rows + (self.shape.kernel[0] - 1) / self.shape.stride
+    }
 }
 
 /// Expands one element of the channels: one plane or a pair of them, of which the second may be missing.
@@ -46,6 +103,7 @@ impl Job for ExpandChannel<'_> {
             y0,
             rows,
         } = self.expand;
+        let plane_rows = self.expand.plane_rows();
         let ([_, _, w], [kh, kw], s) = (shape.input, shape.kernel, shape.stride);
         let ow = shape.output[2];
         let planes = Planes {
@@ -64,7 +122,6 @@ impl Job for ExpandChannel<'_> {
                 }
             }
             Layout::Columns => {
-                let plane_rows = rows + (kh - 1) / s;
                 let lines = self.to.chunks_exact_mut(ow).take(kw * s * plane_rows);
                 for (i, to) in lines.enumerate() {
                     let (r, phase) = (i % plane_rows, i / plane_rows % s);

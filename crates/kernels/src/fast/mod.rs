@@ -6,6 +6,7 @@
 pub(crate) mod add;
 mod amx;
 pub(crate) mod attention;
+mod by_outputs;
 pub(crate) mod conv;
 mod dot;
 pub(crate) mod elementwise;

@@ -16,8 +16,9 @@ use super::{
     stored::Stored,
 };
 
-/// Elements of the input's channels handled in one pass over a strip.
+/// The most elements of the input's channels in a chunk.
 const CHUNK: usize = 128;
+
 /// Where a weight's values lie: `weight[co][ci][tap]` at `co * strides[0] + ci * strides[1] + taps[tap]`.
 pub(super) struct WeightOrder {
     /// Values between output channels and between input channels.
@@ -109,17 +110,11 @@ impl Packed {
         let taps = order.taps.len();
         let elements = c_in.div_ceil(kernel.values());
         let blocks = if kernel == Kernel::Tiles {
-            (0..c_out)
-                .step_by(SIDE)
-                .map(|co| SIDE.min(c_out - co))
-                .collect()
+            tile_blocks(c_out)
         } else {
             even_parts(c_out, c_out.div_ceil(dispatch(isa, Rows)))
         };
-        let mut chunk = elements.div_ceil(elements.div_ceil(CHUNK));
-        if kernel == Kernel::Tiles {
-            chunk = chunk.next_multiple_of(DEPTH);
-        }
+        let chunk = chunk_of(kernel, elements);
         let dims = [c_out, elements, taps];
         let mut starts = Vec::new();
         let mut len = 0;
@@ -141,37 +136,10 @@ impl Packed {
             parts.push((part, e0, co0, block));
             rest = tail;
         }
-        macro_rules! fill {
-            ($weight:expr) => {
-                parts.into_par_iter().for_each(|(part, e0, co0, block)| {
-                    let count = chunk.min(elements - e0);
-                    pack(kernel, $weight, order, c_in, [e0, count, co0, block], part)
-                })
-            };
-        }
-        match weight {
-            Stored::Bf16(w)
-                if kernel == Kernel::Tiles && order.is_plain([c_in, THREE_BY_THREE]) =>
-            {
-                parts.into_par_iter().for_each(|(to, e0, co0, block)| {
-                    let count = chunk.min(elements - e0);
-                    let rows =
-                        w[co0 * c_in * taps..][..block * c_in * taps].chunks_exact(c_in * taps);
-                    dispatch(
-                        isa,
-                        Deal {
-                            rows,
-                            from: 2 * e0,
-                            count,
-                            to,
-                        },
-                    );
-                });
-            }
-            Stored::F32(w) => fill!(w),
-            Stored::Bf16(w) => fill!(w),
-            Stored::F16(w) => fill!(w),
-        }
+        parts.into_par_iter().for_each(|(part, e0, co0, block)| {
+            let part_of = [e0, chunk.min(elements - e0), co0, block];
+            pack_block(isa, kernel, order, weight, c_in, part_of, part);
+        });
         Self {
             kernel,
             values,
@@ -203,6 +171,53 @@ impl Packed {
             at += size;
         }
         out
+    }
+}
+
+/// Elements of the input's channels that are handled in one pass over a strip.
+pub(super) fn chunk_of(kernel: Kernel, elements: usize) -> usize {
+    let chunk = elements.div_ceil(elements.div_ceil(CHUNK));
+    match kernel {
+        Kernel::Tiles => chunk.next_multiple_of(DEPTH),
+        _ => chunk,
+    }
+}
+
+/// Blocks of output channels, for tiles.
+pub(super) fn tile_blocks(c_out: usize) -> Vec<usize> {
+    let starts = (0..c_out).step_by(SIDE);
+    starts.map(|co| SIDE.min(c_out - co)).collect()
+}
+
+/// Packs a block of a weight that lies in `order`: `count` elements from `e0`, `block` outputs from `co0`. Writes all of `to`.
+pub(super) fn pack_block(
+    isa: Isa,
+    kernel: Kernel,
+    order: &WeightOrder,
+    weight: Stored<'_>,
+    c_in: usize,
+    part: [usize; 4],
+    to: &mut [f32],
+) {
+    let [e0, count, co0, block] = part;
+    match weight {
+        Stored::Bf16(w) if kernel == Kernel::Tiles && order.is_plain([c_in, THREE_BY_THREE]) => {
+            let row = c_in * THREE_BY_THREE;
+            let rows = w[co0 * row..][..block * row].chunks_exact(row);
+            let from = 2 * e0;
+            dispatch(
+                isa,
+                Deal {
+                    rows,
+                    from,
+                    count,
+                    to,
+                },
+            );
+        }
+        Stored::F32(w) => pack(kernel, w, order, c_in, part, to),
+        Stored::Bf16(w) => pack(kernel, w, order, c_in, part, to),
+        Stored::F16(w) => pack(kernel, w, order, c_in, part, to),
     }
 }
 

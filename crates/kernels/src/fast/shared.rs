@@ -108,12 +108,14 @@ pub(super) enum Scratch {
     Gradient,
     /// Products of transformed tiles.
     Products,
+    /// Packed weights.
+    Weights,
 }
 
 /// Lends `f` this thread's buffer of `len` floats, with whatever it last held.
 pub(super) fn with_scratch<R>(which: Scratch, len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     thread_local! {
-        static BUFFERS: [RefCell<Vec<f32>>; 3] = const { [const { RefCell::new(Vec::new()) }; 3] };
+        static BUFFERS: [RefCell<Vec<f32>>; 4] = const { [const { RefCell::new(Vec::new()) }; 4] };
     }
     BUFFERS.with(|buffers| {
         let mut buffer = buffers[which as usize].borrow_mut();
