@@ -34,8 +34,8 @@ fn prior(golden: &Golden, root: &Path) -> Folder {
     folder
 }
 
-/// The file of one form, taken out of the golden.
-fn form(root: &Path, form: &str) -> PathBuf {
+/// The tensors of one form, taken out of the golden.
+fn tensors(form: &str) -> Values {
     let golden = SafetensorsFile::open(Path::new(&format!("{FOLDER}/lora_text.safetensors")));
     let (golden, prefix) = (golden.expect("opens"), format!("{form}:"));
     let names = golden.names().iter();
@@ -43,6 +43,12 @@ fn form(root: &Path, form: &str) -> PathBuf {
         .filter_map(|name| Some((name.strip_prefix(&prefix)?.to_owned(), golden.data(name)?)))
         .collect();
     assert!(!values.is_empty(), "{form}");
+    values
+}
+
+/// The file of one form.
+fn form(root: &Path, form: &str) -> PathBuf {
+    let values = tensors(form);
     let path = root.join(format!("{form}.safetensors"));
     save_safetensors(&path, &values, DType::F32, &Default::default()).expect("saves");
     path
@@ -110,9 +116,19 @@ fn what_is_written_merges_alike() {
     let folder = prior(&golden, place.path());
     let shapes = PriorShapes::of(&folder).expect("supported");
     let file = LoraFile::open(&form(place.path(), "kohya"), &shapes).expect("fits");
-    for form in [Form::Kohya, Form::Diffusers] {
+    for (form, name) in [(Form::Kohya, "kohya"), (Form::Diffusers, "diffusers")] {
         let path = place.path().join(format!("{form:?}.safetensors"));
         write_lora(&path, &file.updates, &shapes, form, DType::F32).expect("writes");
+        let (written, mut wanted) = (SafetensorsFile::open(&path), tensors(name));
+        let written = written.expect("opens");
+        // The golden's one module of the network has diffusers' block names in kohya's form, where we write Stability's.
+        let of_network = |key: &&String| !key.starts_with("lora_unet_");
+        let names = written.names().iter().filter(of_network);
+        wanted.retain(|key, _| of_network(&key));
+        assert!(names.eq(wanted.keys()), "{form:?}: {:?}", written.names());
+        for (key, wanted) in &wanted {
+            written.data(key).expect("there").assert_eq(wanted, true);
+        }
         let (edited, reports) = merged(folder.clone(), &[(&path, 1.0)]).expect("fits");
         assert_eq!(reports[0].matched, reports[0].all, "{form:?}");
         compare(&golden, &edited, "fused_alpha");
