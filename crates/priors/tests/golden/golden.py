@@ -14,10 +14,10 @@ LIMIT = 200_000
 logging.disable(logging.WARNING)
 
 
-def versions():
+def versions(*more):
     import importlib.metadata as m
 
-    return json.dumps({p: m.version(p) for p in ["torch", "diffusers", "transformers", "peft", "safetensors", "numpy"]})
+    return json.dumps({p: m.version(p) for p in ["torch", "diffusers", "transformers", "peft", "safetensors", "numpy", *more]})
 
 
 def script():
