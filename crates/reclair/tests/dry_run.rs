@@ -76,13 +76,13 @@ fn peak_bytes(args: &[&str]) -> u64 {
     }
 }
 
-/// The announced peak is that of the run: mini, one tile and several.
+/// The announced peak is that of the run: mini, one tile, and forty, where a third of the peak is what the decoder adds.
 #[cfg(target_os = "linux")]
 #[test]
 fn the_announced_peak_is_the_runs() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let out = folder.path().join("out.png");
-    for (size, tile, tiles) in [((256, 192), "256", 1), ((1024, 768), "256", 20)] {
+    for (size, tile, tiles) in [((256, 192), "256", 1), ((1536, 1024), "256", 40)] {
         let input = save(folder.path(), "in.png", &picture(size.0, size.1));
         let mut args = vec!["restore", text(&input), "-o", text(&out), "--json"];
         args.extend(["--steps", "1", "--tile", tile]);
