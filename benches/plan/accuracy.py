@@ -6,7 +6,8 @@ Needs diffusers and transformers (for the middle-sized prior: an SDXL-shaped U-N
 all but `sdxl` by default: `joint-64`, `joint-96` (mini's last leg at two crops), `adapter-mini` (adapter and LoRA over mini, the gradient in pieces), `adapter`
 (the same over the middle-sized prior), `sdxl` (the same over SDXL at full size, 512x512, one sample: `--sdxl` is the folder of
 `benches/peers/full_size.py sdxl pipeline`), `encoder` (mini's degradation-robust encoder) and `vae`. Only `adapter` needs diffusers. A run's peak memory is the kernel's (wait4); its seconds are the mean over its steps without the first three. Few
-decoded photographs are kept, so that the runs fill their room, as longer ones with more room would.
+decoded photographs are kept, so that the runs fill their room, as longer ones with more room would. Bars: memory within 15 %, time within
+30 %; a miss makes the exit code 1.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import time
 
+MEMORY, TIME = 0.15, 0.30
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
@@ -121,6 +123,7 @@ def main():
     if "adapter" in args.cases:
         middle(f"{args.folder}/middle")
     print("| case | announced s a step | measured s | | announced GB | measured GB | | plan took s |\n|---|---|---|---|---|---|---|---|")
+    within = True
     for case in args.cases:
         shutil.rmtree(f"{args.folder}/run", ignore_errors=True)
         path = f"{args.folder}/{case}.toml"
@@ -132,13 +135,16 @@ def main():
         steps = [line for line in map(json.loads, out.splitlines()) if "seconds" in line]
         seconds = [line["seconds"] for line in steps[3:]]
         mean = sum(seconds) / len(seconds)
-        off = lambda said, was: f"{100 * (said / was - 1):+.0f} %"
         said, bytes_said = plan["seconds_per_step"], plan["peak_bytes"]
+        of_time, of_memory = said / mean - 1, bytes_said / peak - 1
+        within &= abs(of_time) <= TIME and abs(of_memory) <= MEMORY
         print(
-            f"| {case} ({plan['trained']:,} trained, {plan['frozen']:,} frozen) | {said:.2f} | {mean:.2f} | {off(said, mean)} "
-            f"| {bytes_said / 1e9:.2f} | {peak / 1e9:.2f} | {off(bytes_said, peak)} | {took:.0f} |", flush=True
+            f"| {case} ({plan['trained']:,} trained, {plan['frozen']:,} frozen) | {said:.2f} | {mean:.2f} | {100 * of_time:+.0f} % "
+            f"| {bytes_said / 1e9:.2f} | {peak / 1e9:.2f} | {100 * of_memory:+.0f} % | {took:.0f} |", flush=True
         )
+    print("meets the bars" if within else "MISSES a bar")
+    return 0 if within else 1
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

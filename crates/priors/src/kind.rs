@@ -73,6 +73,35 @@ pub(crate) const NETWORK_PREFIXES: [&str; 3] = ["model.diffusion_model.", "diffu
 /// What may stand before an autoencoder's keys in a checkpoint.
 pub(crate) const VAE_PREFIXES: [&str; 3] = ["first_stage_model.", "vae.", ""];
 
+/// What stands before the keys of a checkpoint's parts, and before those that mean nothing to a prior: averaged weights, the
+/// noise levels of Stability's and SD 1's trainers, what the network was trained for.
+const KNOWN_BEGINNINGS: [&str; 18] = [
+    "model.diffusion_model.",
+    "diffusion_model.",
+    "first_stage_model.",
+    "vae.",
+    "conditioner.",
+    "cond_stage_model.",
+    "text_encoders.",
+    "model_ema.",
+    "embedding_manager.",
+    "denoiser.",
+    "betas",
+    "alphas_cumprod",
+    "sqrt_",
+    "log_one_minus_alphas_cumprod",
+    "posterior_",
+    "logvar",
+    "v_pred",
+    "edm_",
+];
+
+/// Whether a checkpoint's key says by its beginning what it belongs to, so that it is no key of a part without a prefix.
+pub(crate) fn begins_as_known(key: &str) -> bool {
+    let mut all = KNOWN_BEGINNINGS.iter();
+    all.any(|beginning| key.starts_with(beginning))
+}
+
 impl Kind {
     /// What `file` is.
     pub fn of_file(file: &SafetensorsFile) -> Self {

@@ -236,6 +236,123 @@ fn every_tensor_of_an_sd35_transformer() {
     );
 }
 
+/// The tiny network `part` and the encoders' and autoencoder's goldens as one checkpoint, the network's keys after `prefix` in Stability's
+/// or diffusers' names, with `more` scalars.
+fn checkpoint(path: &Path, part: &str, prefix: &str, names: Names, more: &[&str]) {
+    let (mut values, mut configs) = (Values::new(), serde_json::Map::new());
+    for inside in [part, "vae", "text_encoder_2"] {
+        let golden = golden::Golden::open(FOLDER, &format!("single_file_{inside}"));
+        configs.insert(format!("{inside}/config.json"), golden.config());
+        if inside == part && names == Names::Diffusers {
+            let formula = Weights::formula(&Device::flex());
+            let of = |(name, shape): (String, Vec<usize>)| {
+                let value = golden::formula_value(&formula, &name, &shape);
+                (format!("{prefix}{name}"), value)
+            };
+            values.extend(converted(part).into_iter().map(of));
+            continue;
+        }
+        for name in golden.names() {
+            let network = name.strip_prefix("model.diffusion_model.");
+            let key = network.map_or(name.clone(), |name| format!("{prefix}{name}"));
+            values.insert(key, golden.data(name));
+        }
+    }
+    let scalar = || TensorData::new(vec![1.0_f32], [1]);
+    values.extend(more.iter().map(|name| ((*name).to_owned(), scalar())));
+    let configs = Value::Object(configs).to_string();
+    let header = BTreeMap::from([("reclair.configs".to_owned(), configs)]);
+    save_safetensors(path, &values, DType::F32, &header).expect("saves");
+}
+
+/// Whose names a network has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Names {
+    Stability,
+    Diffusers,
+}
+
+/// diffusers' names and shapes of a golden.
+fn converted(part: &str) -> Shapes {
+    let path = format!("{FOLDER}/single_file_{part}.safetensors");
+    let file = SafetensorsFile::open(Path::new(&path)).expect("opens");
+    let converted = file.metadata("converted").expect("diffusers' names");
+    serde_json::from_str(converted).expect("names and shapes")
+}
+
+/// Builds a part of a checkpoint, and compares every tensor with the golden's.
+fn built(folder: &Folder, part: &str) -> Result<(), priors::Error> {
+    let device = Device::flex();
+    let file = Folder::weights_file(part);
+    let config = format!("{part}/config.json");
+    let (json, path) = (folder.json(&config)?, folder.path(&config));
+    let w = folder.weights(&file, Precision::Stored, &device)?;
+    match part {
+        "unet" => drop(Unet::from_json(&json, &path, &w)?),
+        "transformer" => drop(MmDit::from_json(&json, &path, &w)?),
+        "vae" => drop(AutoencoderKl::from_json(&json, &path, &w)?),
+        _ => drop(ClipText::from_json(&json, &path, &w)?),
+    }
+    w.finish()?;
+    let (view, formula) = (folder.view(&file)?, Weights::formula(&device));
+    for (name, shape) in converted(part) {
+        let got = view.data(&name)?.expect("there");
+        got.assert_eq(&golden::formula_value(&formula, &name, &shape), true);
+    }
+    Ok(())
+}
+
+/// What real checkpoints hold besides their parts.
+const KNOWN_MORE: [&str; 5] = [
+    "model_ema.decay",
+    "denoiser.sigmas",
+    "alphas_cumprod",
+    "conditioner.embedders.0.unused",
+    "v_pred",
+];
+
+#[test]
+fn a_checkpoints_networks_are_built_with_and_without_a_prefix() {
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let path = place.path().join("one.safetensors");
+    for part in ["unet", "transformer"] {
+        for prefix in ["model.diffusion_model.", "diffusion_model.", ""] {
+            for names in [Names::Stability, Names::Diffusers] {
+                checkpoint(&path, part, prefix, names, &KNOWN_MORE);
+                let folder = Folder::open(&path).expect("opens");
+                for part in [part, "vae", "text_encoder_2"] {
+                    built(&folder, part)
+                        .unwrap_or_else(|why| panic!("{part} {prefix:?} {names:?}: {why}"));
+                }
+                let lines = folder.sources();
+                assert_eq!(lines.len(), 1, "{prefix:?} {names:?}: {lines:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_of_no_part_of_a_checkpoint_is_said() {
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let path = place.path().join("one.safetensors");
+    let more = ["odd.weight", "an\nother"];
+    checkpoint(&path, "unet", "diffusion_model.", Names::Stability, &more);
+    let folder = Folder::open(&path).expect("opens");
+    built(&folder, "unet").expect("fits");
+    let lines = folder.sources();
+    let said = "one.safetensors: 2 of its tensors belong to no part of a prior and are not used (an\\nother, odd.weight)";
+    assert!(lines.len() == 2 && lines[1].ends_with(said), "{lines:?}");
+    // Without a prefix it could be the network's.
+    checkpoint(&path, "unet", "", Names::Stability, &more[..1]);
+    let folder = Folder::open(&path).expect("opens");
+    let why = built(&folder, "unet").expect_err("refused").to_string();
+    assert!(
+        why.contains("odd.weight") && why.contains("not part of this network"),
+        "{why}"
+    );
+    built(&folder, "vae").expect("fits");
+}
+
 /// A network built through a view says what the file lacks and what it has too much of.
 #[test]
 fn a_network_is_built_from_its_original_names() {

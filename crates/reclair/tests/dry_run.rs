@@ -2,6 +2,12 @@
 
 mod program;
 
+#[cfg(target_os = "linux")]
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
+
 use program::{picture, refuses, save, text, works};
 use serde_json::{Value, json};
 
@@ -43,6 +49,56 @@ fn a_dry_run_tells_sizes_tiles_calls_time_and_memory_and_writes_nothing() {
     let euler = plan(&["--sampler", "euler", "--steps", "3", "--start", "noise"]);
     assert_eq!(euler["calls"], json!(3));
     assert!(!out.exists());
+}
+
+/// The peak memory of a run, which the kernel tells as long as it lives.
+#[cfg(target_os = "linux")]
+fn peak_bytes(args: &[&str]) -> u64 {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reclair"));
+    command.args(args).stdout(Stdio::null());
+    let mut child = command.spawn().expect("starts");
+    let status = format!("/proc/{}/status", child.id());
+    let told = || {
+        let text = std::fs::read_to_string(&status).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(1024 * kilobytes)
+    };
+    let mut peak = 0;
+    loop {
+        let done = child.try_wait().expect("is ours");
+        peak = peak.max(told().unwrap_or(0));
+        if let Some(status) = done {
+            assert!(status.success(), "{args:?}");
+            return peak;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The announced peak is that of the run: mini, one tile, and forty, where a third of the peak is what the decoder adds.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_announced_peak_is_the_runs() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let out = folder.path().join("out.png");
+    for (size, tile, tiles) in [((256, 192), "256", 1), ((1536, 1024), "256", 40)] {
+        let input = save(folder.path(), "in.png", &picture(size.0, size.1));
+        let mut args = vec!["restore", text(&input), "-o", text(&out), "--json"];
+        args.extend(["--steps", "1", "--tile", tile]);
+        let told = works(&[&args[..], &["--dry-run"]].concat()).stdout;
+        let plan: Value = serde_json::from_slice(&told).expect("one line of JSON");
+        let plan = &plan["plan"];
+        assert_eq!(plan["tiles"], json!(tiles), "{plan}");
+        let announced = plan["peak_bytes"].as_u64().expect("a number") as f64;
+        let measured = peak_bytes(&args) as f64;
+        let off = announced / measured - 1.0;
+        assert!(
+            off.abs() < 0.25,
+            "{size:?}: announced {announced:.3e} bytes, measured {measured:.3e}, {:+.0} %",
+            100.0 * off
+        );
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 mod golden;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -40,8 +40,8 @@ fn sd3_config(golden: &SafetensorsFile) -> Value {
     serde_json::from_str(golden.metadata("sd3_config").expect("a config")).expect("JSON")
 }
 
-/// The file of one form, taken out of the golden.
-fn form(golden: &SafetensorsFile, root: &Path, form: &str) -> PathBuf {
+/// The tensors of one form, taken out of the golden.
+fn tensors(golden: &SafetensorsFile, form: &str) -> Values {
     let prefix = format!("{form}:");
     let values: Values = golden
         .names()
@@ -49,6 +49,12 @@ fn form(golden: &SafetensorsFile, root: &Path, form: &str) -> PathBuf {
         .filter_map(|name| Some((name.strip_prefix(&prefix)?.to_owned(), golden.data(name)?)))
         .collect();
     assert!(!values.is_empty(), "{form}");
+    values
+}
+
+/// The file of one form.
+fn form(golden: &SafetensorsFile, root: &Path, form: &str) -> PathBuf {
+    let values = tensors(golden, form);
     let path = root.join(format!("{form}.safetensors"));
     save_safetensors(&path, &values, DType::F32, &Default::default()).expect("saves");
     path
@@ -236,6 +242,111 @@ fn strengths_add_up_and_zero_is_none() {
     let of = |folder: &Folder| folder.stored("unet").expect("fits").tensor(name);
     let before = of(edited.below()).expect("there");
     of(&edited).expect("there").assert_eq(&before, true);
+}
+
+/// What the golden's `form` says beside its tensors: diffusers' header or PEFT's `adapter_config.json`.
+fn told<'a>(golden: &'a SafetensorsFile, form: &str) -> &'a str {
+    golden.metadata(form).expect("what the program says")
+}
+
+#[test]
+fn adapters_of_sd3_merge_as_in_diffusers_and_peft() {
+    let (golden, file) = open();
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let folder = prior(place.path(), "transformer", &sd3_config(&file));
+    let check = |path: &Path| {
+        let (edited, reports) = merged(folder.clone(), &[(path, 1.0)]).expect("fits");
+        assert_eq!(reports[0].to_string(), "28 of 28 keys matched");
+        compare(&golden, &edited, "transformer", "sd3_merged");
+    };
+    // diffusers says ranks and alphas in the header, PEFT in a file beside.
+    let values = tensors(&file, "sd3_diffusers");
+    let path = place.path().join("pytorch_lora_weights.safetensors");
+    let header = told(&file, "sd3_diffusers").to_owned();
+    let header = BTreeMap::from([("lora_adapter_metadata".to_owned(), header)]);
+    save_safetensors(&path, &values, DType::F32, &header).expect("saves");
+    check(&path);
+    let beside = place.path().join("peft");
+    std::fs::create_dir(&beside).expect("makes the folder");
+    let path = form(&file, place.path(), "sd3_peft");
+    std::fs::rename(path, beside.join("adapter_model.safetensors")).expect("moves");
+    let config = told(&file, "sd3_peft");
+    std::fs::write(beside.join("adapter_config.json"), config).expect("writes");
+    check(&beside);
+}
+
+/// The keys of a JSON object.
+fn keys(text: &str) -> BTreeSet<String> {
+    let about: BTreeMap<String, Value> = serde_json::from_str(text).expect("an object");
+    about.into_keys().collect()
+}
+
+/// What is written has the keys and the tensors of the file that it was read from, which others made or understand; our own reader
+/// takes more names than they do.
+#[test]
+fn what_is_written_has_the_names_that_other_programs_give() {
+    let (golden, file) = open();
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let sets = [
+        ("unet", golden.config(), ["kohya", "diffusers", "peft"]),
+        (
+            "transformer",
+            sd3_config(&file),
+            ["sd3_kohya", "sd3_diffusers", "sd3_peft"],
+        ),
+    ];
+    for (part, config, names) in sets {
+        let root = place.path().join(part);
+        let shapes = PriorShapes::of(&prior(&root, part, &config)).expect("supported");
+        for (name, form_of) in names
+            .into_iter()
+            .zip([Form::Kohya, Form::Diffusers, Form::Peft])
+        {
+            let read = LoraFile::open(&form(&file, &root, name), &shapes).expect("fits");
+            let path = root.join("written");
+            write_lora(&path, &read.updates, &shapes, form_of, DType::F32).expect("writes");
+            let weights = match form_of {
+                Form::Peft => path.join("adapter_model.safetensors"),
+                _ => path.clone(),
+            };
+            let written = SafetensorsFile::open(&weights).expect("opens");
+            let mut wanted = tensors(&file, name);
+            // This prior has no text encoder.
+            wanted.retain(|key, _| !key.starts_with("lora_te1_"));
+            let both = (written.names().iter(), wanted.keys());
+            assert!(both.0.eq(both.1), "{name}: {:?}", written.names());
+            for (key, wanted) in &wanted {
+                let got = written.data(key).expect("there");
+                if form_of == Form::Kohya && key.contains("_qkv.") {
+                    // Three updates become one of three times the rank.
+                    let one = |&side: &usize| if side == 2 { 6 } else { side };
+                    let shape: Vec<usize> = wanted.shape().iter().map(one).collect();
+                    assert_eq!(got.shape().to_vec(), shape, "{key}");
+                } else {
+                    got.assert_eq(wanted, true);
+                }
+            }
+            match name {
+                "sd3_diffusers" => {
+                    let header = written.metadata("lora_adapter_metadata");
+                    let header = keys(header.expect("ranks and alphas"));
+                    assert!(header.is_subset(&keys(told(&file, name))), "{header:?}");
+                    assert!(header.contains("transformer.lora_alpha"), "{header:?}");
+                }
+                "sd3_peft" => {
+                    let config = std::fs::read_to_string(path.join("adapter_config.json"));
+                    let config = keys(&config.expect("beside it"));
+                    assert!(config.is_subset(&keys(told(&file, name))), "{config:?}");
+                    assert!(config.contains("lora_alpha"), "{config:?}");
+                }
+                _ => {}
+            }
+            match form_of {
+                Form::Peft => std::fs::remove_dir_all(&path).expect("removes it"),
+                _ => std::fs::remove_file(&path).expect("removes it"),
+            }
+        }
+    }
 }
 
 /// `alpha / r * B A`, flat.

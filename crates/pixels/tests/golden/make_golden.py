@@ -8,26 +8,29 @@ pyiqa: PSNR, SSIM, NIQE.  Pillow (libjpeg-turbo): JPEG 4:2:0.
 Seed: numpy default_rng(20261124). Versions are in each file's metadata.
 """
 
-import io, os, sys, tempfile, types
+import io, json, os, sys, tempfile, types
 
 import numpy as np
 import PIL, PIL.Image
 import scipy, scipy.io
 import torch
 import torch.nn.functional as F
-from safetensors.numpy import save_file
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "../../../priors/tests/golden"))
+
+from golden import script, write
+
 SDIST = sys.argv[1]
 RNG = np.random.default_rng(20261124)
-VERSIONS = {"torch": torch.__version__, "numpy": np.__version__, "scipy": scipy.__version__,
-            "pillow": PIL.__version__, "basicsr": "1.4.2", "seed": "20261124", "script": "make_golden.py"}
+VERSIONS = {"torch": torch.__version__, "numpy": np.__version__, "scipy": scipy.__version__, "pillow": PIL.__version__, "basicsr": "1.4.2"}
 
 
 def save(name, tensors, **more):
-    tensors = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
-    save_file(tensors, os.path.join(HERE, name + ".safetensors"), metadata=VERSIONS | more)
-    print(name, os.path.getsize(os.path.join(HERE, name + ".safetensors")))
+    path = os.path.join(HERE, name + ".safetensors")
+    tensors = {k: torch.from_numpy(np.array(v, order="C")) for k, v in tensors.items()}
+    write(path, tensors, {"script": script(), "versions": json.dumps(VERSIONS | more), "seed": "20261124"})
+    print(name, os.path.getsize(path))
 
 
 def texture(h, w, exponent=1.2):

@@ -34,7 +34,7 @@ use crate::{
     Error,
     folder::{Given, Replaced},
     json,
-    kind::{Kind, NETWORK_PREFIXES},
+    kind::{Kind, NETWORK_PREFIXES, begins_as_known},
     known,
     weights::{Naming, SafetensorsFile, View},
 };
@@ -119,9 +119,10 @@ impl SingleFile {
             Some(view) => parts.insert(wanted.part, view).is_some(),
             None => true,
         });
+        let mut left_out = Vec::from_iter(strangers(&file, &parts));
         let found = beside::find(path, &wanted)?;
         parts.extend(found.parts);
-        let mut left_out = found.passed_over;
+        left_out.extend(found.passed_over);
         if t5_tokenizer.is_none()
             && let Some(view) = parts.remove("text_encoder_3")
         {
@@ -221,6 +222,24 @@ impl SingleFile {
         );
         Error::input(&self.path, what)
     }
+}
+
+/// A line about the file's keys that are of none of its `parts` and of nothing else that is known.
+fn strangers(file: &SafetensorsFile, parts: &BTreeMap<&'static str, View>) -> Option<String> {
+    let of_a_part = |key: &str| parts.values().any(|view| view.own(key).is_some());
+    let strange = |key: &&String| !begins_as_known(key) && !of_a_part(key);
+    let all: Vec<&String> = file.names().iter().filter(strange).collect();
+    // Names come from outside and may be long or hold line ends.
+    let short = |key: &&String| key.escape_debug().take(60).collect::<String>();
+    let first: Vec<String> = all.iter().take(3).map(short).collect();
+    (!all.is_empty()).then(|| {
+        format!(
+            "{}: {} of its tensors belong to no part of a prior and are not used ({})",
+            file.path().display(),
+            all.len(),
+            first.join(", ")
+        )
+    })
 }
 
 /// The configurations that the file's header brings.

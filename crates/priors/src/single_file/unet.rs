@@ -104,8 +104,4 @@ impl Naming for UnetNames {
             .map(|module| Piece::whole(format!("{module}.{kind}")))
             .collect()
     }
-
-    fn ignores(&self, key: &str) -> bool {
-        key == super::V_PREDICTION
-    }
 }

@@ -14,7 +14,7 @@ use std::{
 use burn::tensor::{DType, TensorData};
 
 use super::SafetensorsFile;
-use crate::Error;
+use crate::{Error, kind::begins_as_known};
 
 /// How many bytes of a tensor [`View::sample`] feeds at most (one more of an odd rest).
 pub const SAMPLE: usize = 4096;
@@ -82,6 +82,8 @@ pub struct View {
     files: Vec<Arc<SafetensorsFile>>,
     /// What stands before every key of this network in its file.
     prefix: String,
+    /// Whether keys that begin as those of a checkpoint's other parts are not this network's.
+    among_others: bool,
     naming: Option<Arc<dyn Naming>>,
 }
 
@@ -91,19 +93,23 @@ impl View {
         Self {
             files: files.into_iter().map(Arc::new).collect(),
             prefix: String::new(),
+            among_others: false,
             naming: None,
         }
     }
 
-    /// The tensors of `file` that begin with `prefix`, named by `naming` or, without one, by what follows the prefix.
+    /// The tensors of a checkpoint `file` that begin with `prefix`, named by `naming` or, without one, by what follows the prefix.
+    /// The empty prefix stands for all that do not begin as another part's do.
     pub fn named(
         file: Arc<SafetensorsFile>,
         prefix: impl Into<String>,
         naming: Option<Arc<dyn Naming>>,
     ) -> Self {
+        let prefix = prefix.into();
         Self {
             files: vec![file],
-            prefix: prefix.into(),
+            among_others: prefix.is_empty(),
+            prefix,
             naming,
         }
     }
@@ -123,7 +129,13 @@ impl View {
     /// Stored keys of this network, without the prefix, in the order of the files.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         let keys = self.files.iter().flat_map(|file| file.names());
-        keys.filter_map(|key| key.strip_prefix(self.prefix.as_str()))
+        keys.filter_map(|key| self.own(key))
+    }
+
+    /// A stored key without the prefix, where it is of this network.
+    pub(crate) fn own<'a>(&self, key: &'a str) -> Option<&'a str> {
+        let own = key.strip_prefix(self.prefix.as_str())?;
+        (!self.among_others || !begins_as_known(own)).then_some(own)
     }
 
     /// Whether the stored tensor `key`, given without the prefix, is of a type that burn has.
@@ -231,10 +243,7 @@ impl View {
         let mut stored: Vec<(&str, &str, &SafetensorsFile)> = Vec::new();
         for file in &self.files {
             let keys = file.names().iter();
-            stored.extend(keys.filter_map(|full| {
-                let key = full.strip_prefix(self.prefix.as_str())?;
-                Some((key, full.as_str(), &**file))
-            }));
+            stored.extend(keys.filter_map(|full| Some((self.own(full)?, full.as_str(), &**file))));
         }
         stored.sort_by_key(|(key, ..)| *key);
         for (key, full, file) in stored {

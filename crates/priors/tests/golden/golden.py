@@ -14,10 +14,10 @@ LIMIT = 200_000
 logging.disable(logging.WARNING)
 
 
-def versions():
+def versions(*more):
     import importlib.metadata as m
 
-    return json.dumps({p: m.version(p) for p in ["torch", "diffusers", "transformers", "peft", "safetensors", "numpy"]})
+    return json.dumps({p: m.version(p) for p in ["torch", "diffusers", "transformers", "peft", "safetensors", "numpy", *more]})
 
 
 def script():
@@ -63,7 +63,7 @@ def save(name, tensors, config=None, note="", **more):
 
 def write(path, tensors, metadata):
     """The safetensors format with sorted keys: safetensors' own writer shuffles the metadata, so no two runs are equal."""
-    dtypes = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
+    dtypes = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.uint8: "U8"}
     header, chunks, at = {"__metadata__": metadata}, [], 0
     # Wide types first, so that every tensor is aligned.
     for key, t in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):

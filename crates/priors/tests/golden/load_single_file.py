@@ -102,15 +102,18 @@ def sd3_parts():
     }
 
 
-def main():
+def sdxl_parts():
     unet = SMALL_UNET | dict(cross_attention_dim=40, projection_class_embeddings_input_dim=24 + 6 * SMALL_UNET["addition_time_embed_dim"])
-    parts = {
+    return {
         "unet": filled(UNet2DConditionModel(**unet)),
         "vae": filled(AutoencoderKL(**VAE, latent_channels=4)),
         "text_encoder": clip(16),
         "text_encoder_2": clip(24),
     }
-    check("SDXL", "unet", parts, of_any)
+
+
+def main():
+    check("SDXL", "unet", sdxl_parts(), of_any)
     check("SD3", "transformer", sd3_parts(), of_any)
 
 

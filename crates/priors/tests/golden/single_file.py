@@ -21,7 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 import unet as unet_golden
 from formula import weight
-from golden import folder, save, versions
+from golden import config_of, folder, save, versions
 
 RESNET = {
     "norm1": "in_layers.0",
@@ -242,16 +242,13 @@ def digest(tensors):
 
 
 def main():
-    made = parts(
-        (UNet2DConditionModel(**SMALL_UNET), SMALL_UNET),
-        (AutoencoderKL(**SMALL_VAE), SMALL_VAE),
-        clip_of(CLIP),
-        {"transformer": SD3Transformer2DModel(**SMALL_SD3)},
-    )
+    unet, vae, clip, sd3 = UNet2DConditionModel(**SMALL_UNET), AutoencoderKL(**SMALL_VAE), clip_of(CLIP), SD3Transformer2DModel(**SMALL_SD3)
+    configs = {"unet": unet, "vae": vae, "text_encoder_2": clip[0], "transformer": sd3}
+    made = parts((unet, SMALL_UNET), (vae, SMALL_VAE), clip, {"transformer": sd3})
     for part, original, converted in made:
         note = """A tiny network under its original names. diffusers converts it to the names of converted, each tensor with the values that the
         formula gives for its name."""
-        save(f"single_file_{part}", original, note=note, converted={k: list(v.shape) for k, v in converted.items()})
+        save(f"single_file_{part}", original, config_of(configs[part]), note, converted={k: list(v.shape) for k, v in converted.items()})
     clip = known("sdxl/text_encoder_2")
     with torch.device("meta"):
         made = parts(

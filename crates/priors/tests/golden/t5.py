@@ -1,10 +1,17 @@
-"""Goldens of the T5 encoder of version 1.1: a text longer than the largest distance, and a tiny sentence-piece tokenizer."""
+"""Goldens of the T5 encoder of version 1.1: a text longer than the largest distance, and a tiny sentence-piece tokenizer.
 
+The tokenizer has a vocabulary of its own and the real rules of T5's normaliser, nmt_nfkc, as sentencepiece compiles them (240 kB of the file's
+320 kB in base64); its ids are those of sentencepiece and of transformers.
+"""
+
+import functools
+import io
 import json
 import os
 
+import sentencepiece
 import torch
-from tokenizers import normalizers
+from sentencepiece import sentencepiece_model_pb2
 from transformers import T5Config, T5EncoderModel, T5TokenizerFast
 
 from formula import fill
@@ -55,24 +62,57 @@ def encoder(name, config, ids):
 # Every byte-like character that occurs, and some words; ids 0, 1, 2 are <pad>, </s>, <unk>.
 PIECES = ["\u2581", "a", "e", "i", "o", "t", "n", "s", "r", "h", "p", "c", "l", "f", ",", ".", "!"]
 WORDS = ["\u2581a", "\u2581of", "\u2581photo", "\u2581cat", "\u2581the", "oto", "at", "\u2581quality"]
-PROMPTS = ["", "a photo of a cat", "  A photo,\tof  the\n cats! ", "na\u00efve caf\u00e9 \ufb01ne", "quality </s> chips", "a a a a a a a a a a a a"]
+PROMPTS = [
+    "",
+    "a photo of a cat",
+    "  A photo,\tof  the\n cats! ",
+    "na\u00efve caf\u00e9 \ufb01ne",
+    "quality </s> chips",
+    "a a a a a a a a a a a a",
+    # Full-width letters and spaces, ligatures, superscripts: NFKC.
+    "\uff41\u3000\uff50\uff48\uff4f\uff54\uff4f\uff0c \ufb02at a\u0363 \u2075 caf e\u0301  cat\uff01",
+    # What NFKC leaves: zero-width and line separators are spaces, control characters nothing, a tilde is another.
+    "a\u200bphoto\u2028of\ufeffthe\u00a0cat\u00ad s\u0007of \uff5e a\u200fcat",
+]
 LENGTH = 12
 
 
-def tiny_tokenizer():
+@functools.cache
+def sentencepiece_model():
+    """A model that sentencepiece trained, with its rules of nmt_nfkc, and the vocabulary above in place of its own."""
+    trained = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(PROMPTS[1:2] * 9), model_writer=trained, vocab_size=20, hard_vocab_limit=False, minloglevel=2,
+        normalization_rule_name="nmt_nfkc", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, pad_piece="<pad>", eos_piece="</s>",
+    )
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(trained.getvalue())
+    del model.pieces[3:]
+    for piece, score in vocabulary()[3:]:
+        model.pieces.add(piece=piece, score=score)
+    return model
+
+
+def vocabulary():
     scores = [(p, -6.0 - 0.1 * i) for i, p in enumerate(PIECES)] + [(w, -3.0 - 0.1 * i) for i, w in enumerate(WORDS)]
-    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)] + scores
-    made = T5TokenizerFast(vocab=vocab, extra_ids=0)
-    made._tokenizer.normalizer = normalizers.NFKC()  # in place of sentencepiece's own, compiled rules
-    return made
+    return [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)] + scores
+
+
+def tiny_tokenizer():
+    rules = sentencepiece_model().normalizer_spec.precompiled_charsmap
+    return T5TokenizerFast(vocab=vocabulary(), _spm_precompiled_charsmap=rules, extra_ids=0)
 
 
 def tokenizer():
     made = tiny_tokenizer()
+    judge = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model().SerializeToString())
+    for prompt in PROMPTS:
+        # To sentencepiece an end token in a text is letters.
+        assert "</s>" in prompt or judge.encode(prompt) + [1] == made(prompt).input_ids, (prompt, judge.encode(prompt, out_type=str), made.tokenize(prompt))
     made._tokenizer.save(os.path.join(folder(), "t5_tokenizer_tiny.json"), pretty=False)
     padded = lambda prompt: made(prompt, padding="max_length", max_length=LENGTH, truncation=True).input_ids
     cases = [{"prompt": p, "ids": made(p).input_ids, "padded": padded(p)} for p in PROMPTS]
-    header = {"script": script(), "versions": json.loads(versions()), "length": LENGTH, "note": "ids: text, end. padded: cut to length (the end is kept), filled with 0."}
+    header = {"script": script(), "versions": json.loads(versions("sentencepiece", "tokenizers")), "also": ["t5_tokenizer_tiny.json"], "length": LENGTH, "note": "ids: text, end. padded: cut to length (the end is kept), filled with 0."}
     with open(os.path.join(folder(), "t5_tokenizer_cases.json"), "w") as file:
         lines = ",\n".join("  " + json.dumps(case, ensure_ascii=False) for case in cases)
         file.write(json.dumps(header)[:-1] + ',\n"cases": [\n' + lines + "\n]}\n")

@@ -103,7 +103,7 @@ def main():
         "padded_16_pad_0: filled with id 0 ('!') as SDXL's second encoder does. tokens are for reading."
     )
     with open(os.path.join(folder(), "tokenizer_tiny.json"), "w") as file:
-        header = {"script": script(), "versions": json.loads(versions()), "vocab_size": len(tokens), "note": note}
+        header = {"script": script(), "versions": json.loads(versions()), "also": ["tokenizer_tiny"], "vocab_size": len(tokens), "note": note}
         lines = ",\n".join("  " + json.dumps(case, ensure_ascii=False) for case in cases)
         file.write(json.dumps(header, ensure_ascii=False)[:-1] + ',\n"cases": [\n' + lines + "\n]}\n")
 

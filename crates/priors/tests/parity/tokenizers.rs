@@ -64,7 +64,7 @@ fn token_ids_of_t5() {
     };
     let length = cases["length"].as_u64().expect("a length") as usize;
     let cases = cases["cases"].as_array().expect("a list");
-    assert_eq!(cases.len(), 6);
+    assert_eq!(cases.len(), 8);
     for case in cases {
         let prompt = case["prompt"].as_str().expect("a string");
         let ids = |key: &str| -> Vec<u32> {

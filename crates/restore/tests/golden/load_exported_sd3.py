@@ -43,9 +43,7 @@ steps = 6
 batch = 1
 lr = 3e-2
 [adapter]
-_class_name = "DitRestorationAdapter"
-after = [0]
-width = WIDTH
+ADAPTER
 [lora]
 rank = 2
 alpha = 5.0
@@ -122,26 +120,35 @@ def exported(at):
     close("diffusers at 0.5", loaded(bare(), at("half.safetensors")), half, plain)
 
 
+def train(at, parts, network, adapter):
+    """Trains an adapter with LoRA on a prior of these parts: the LoRA file, and a folder with it merged by reclair.
+
+    The network is stored in f32: merged weights are rounded to the type that they are stored in.
+    """
+    parts[network].float()
+    write(at("prior"), parts, network)
+    os.makedirs(at("photos"))
+    for i in range(4):
+        pixels = ((weight(f"photo.{i}", (96, 96, 3)).sin() * 0.5 + 0.5) * 255).byte().numpy()
+        Image.fromarray(pixels).resize((192, 192)).save(at(f"photos/{i}.png"))
+    with open(at("run.toml"), "w") as file:
+        file.write(TRAIN.replace("ADAPTER", adapter))
+    reclair("train", at("run.toml"))
+    reclair("export", "--prior", at("prior"), "--adapter", at("run/adapter"), "--merged", "-o", at("own"))
+    return at("run/adapter/pytorch_lora_weights.safetensors"), at("own")
+
+
 def trained(at):
     """The file that `train` writes, with diffusers and merged by reclair."""
     parts = sd3_parts()
     # Its tokenizer is not in the program, and zeros stand for its tokens.
     del parts["text_encoder_3"]
-    write(at("prior"), parts, "transformer")
-    os.makedirs(at("photos"))
-    for i in range(4):
-        pixels = ((weight(f"photo.{i}", (96, 96, 3)).sin() * 0.5 + 0.5) * 255).byte().numpy()
-        Image.fromarray(pixels).resize((192, 192)).save(at(f"photos/{i}.png"))
     config = parts["transformer"].config
-    with open(at("run.toml"), "w") as file:
-        file.write(TRAIN.replace("WIDTH", str(config.num_attention_heads * config.attention_head_dim)))
-    reclair("train", at("run.toml"))
-    file = at("run/adapter/pytorch_lora_weights.safetensors")
-    reclair("export", "--prior", at("prior"), "--adapter", at("run/adapter"), "--merged", "-o", at("own"))
-    net = lambda place: SD3Transformer2DModel.from_pretrained(at(place + "/transformer"), torch_dtype=torch.float32).eval()
-    plain = output(net("prior"))
-    # Merged weights are rounded to the prior's half precision.
-    close("trained by reclair, load_lora_weights", loaded(net("prior"), file), output(net("own")), plain, 2e-3)
+    width = config.num_attention_heads * config.attention_head_dim
+    file, own = train(at, parts, "transformer", f'_class_name = "DitRestorationAdapter"\nafter = [0]\nwidth = {width}')
+    net = lambda place: SD3Transformer2DModel.from_pretrained(place + "/transformer", torch_dtype=torch.float32).eval()
+    plain = output(net(at("prior")))
+    close("trained by reclair, load_lora_weights", loaded(net(at("prior")), file), output(net(own)), plain)
 
 
 def main():

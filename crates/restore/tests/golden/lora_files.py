@@ -2,16 +2,23 @@
 
 `<form>:<key>` are the tensors of a file. `fused:<name>` and `fused_alpha:<name>` are weights of the tiny U-Net after diffusers has loaded
 and fused the file, without and with alphas; `sd3:<name>` those of a tiny SD3 transformer whose original, fused weights were changed
-before diffusers converted them. Bare weights by the formula under their own names.
+before diffusers converted them. `sd3_diffusers` and `sd3_peft` are what diffusers' pipeline and PEFT themselves save of one adapter on that transformer,
+whose ranks and alphas differ by module; `sd3_merged:<name>` are its weights after PEFT has merged it. Bare weights by the formula under
+their own names.
 """
 
 import json
 import os
 import sys
+import tempfile
 
 import torch
-from diffusers import SD3Transformer2DModel, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
+from peft import LoraConfig, get_peft_model
+from peft.utils import get_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../priors/tests/golden"))
 
@@ -98,6 +105,80 @@ def unet_forms():
     return forms, plain, alpha
 
 
+def in_order(text):
+    """The configuration with its set of modules sorted, so that two runs are equal."""
+    about = json.loads(text)
+    return json.dumps({k: sorted(v) if k.endswith("target_modules") else v for k, v in about.items()})
+
+
+def saved_by_diffusers(net, pipeline, part):
+    """What the pipeline writes of a network's adapter: tensors and the adapter's entry of the header."""
+    layers = {f"{part}_lora_layers": get_peft_model_state_dict(net), f"{part}_lora_adapter_metadata": net.peft_config["default"].to_dict()}
+    with tempfile.TemporaryDirectory() as place:
+        pipeline.save_lora_weights(place, **layers)
+        path = os.path.join(place, "pytorch_lora_weights.safetensors")
+        with safe_open(path, "pt") as file:
+            return load_file(path), in_order(file.metadata()["lora_adapter_metadata"])
+
+
+def saved_by_peft(net):
+    """What PEFT writes of an adapter: tensors and adapter_config.json."""
+    with tempfile.TemporaryDirectory() as place:
+        net.save_pretrained(place)
+        with open(os.path.join(place, "adapter_config.json")) as file:
+            return load_file(os.path.join(place, "adapter_model.safetensors")), in_order(file.read())
+
+
+def unet_names_judged(forms):
+    """The forms of diffusers and PEFT have the keys and shapes that diffusers and PEFT write."""
+    shapes = lambda file: {k: v.shape for k, v in file.items()}
+    config = lambda: LoraConfig(r=R, target_modules=MODULES, init_lora_weights=False)
+    net = UNet2DConditionModel(**SMALL_UNET)
+    net.add_adapter(config())
+    assert shapes(saved_by_diffusers(net, StableDiffusionXLPipeline, "unet")[0]) == shapes(forms["diffusers"])
+    net = get_peft_model(UNet2DConditionModel(**SMALL_UNET), config())
+    assert shapes(saved_by_peft(net)[0]) == shapes(forms["peft"])
+
+
+SD3_MODULES = [f"transformer_blocks.{i}.attn.{p}" for i in [0, 2] for p in ["to_q", "to_k", "to_v", "to_out.0"]] + [
+    "transformer_blocks.1.attn2.to_v",
+    "transformer_blocks.1.attn.add_k_proj",
+    "transformer_blocks.0.norm1.linear",
+    "transformer_blocks.0.ff.net.2",
+    "norm_out.linear",
+    "proj_out",
+]
+
+
+def sd3_adapters():
+    """One adapter as diffusers and PEFT save it, what they say of its ranks and alphas, and the weights that PEFT merges."""
+    patterns = dict(rank_pattern={"attn2.to_v": 3}, alpha_pattern={"attn.to_q": 5, "transformer_blocks.0.ff.net.2": 1})
+    config = lambda: LoraConfig(r=R, lora_alpha=ALPHA, target_modules=SD3_MODULES, init_lora_weights=False, **patterns)
+    files, told, merged = {}, {}, []
+
+    def filled(net):
+        with torch.no_grad():
+            for name, p in net.named_parameters():
+                name = name.removeprefix("base_model.model.")
+                p.copy_(weight(name.replace(".base_layer.", ".").replace(".default.", "."), p.shape))
+        return net
+
+    net = SD3Transformer2DModel(**SMALL_SD3)
+    net.add_adapter(config())
+    files["sd3_diffusers"], told["sd3_diffusers"] = saved_by_diffusers(filled(net), StableDiffusion3Pipeline, "transformer")
+    net.fuse_lora()
+    net.unload_lora()
+    merged.append(net.state_dict())
+    net = filled(get_peft_model(SD3Transformer2DModel(**SMALL_SD3), config()))
+    files["sd3_peft"], told["sd3_peft"] = saved_by_peft(net)
+    merged.append(net.merge_and_unload().state_dict())
+    before = {k: weight(k, v.shape) for k, v in merged[0].items()}
+    changed = [{k: v for k, v in state.items() if not v.equal(before[k]) and "pos_embed.pos_embed" not in k} for state in merged]
+    assert sorted(changed[0]) == sorted(m + ".weight" for m in SD3_MODULES), sorted(changed[0])
+    assert sorted(changed[0]) == sorted(changed[1]) and all(v.equal(changed[1][k]) for k, v in changed[0].items())
+    return files, told, changed[1]
+
+
 def sd3_forms():
     """Updates of the fused projections and others, applied to the original weights and converted by diffusers."""
     net = SD3Transformer2DModel(**SMALL_SD3)
@@ -129,13 +210,15 @@ def sd3_forms():
 
 def main():
     forms, plain, alpha = unet_forms()
+    unet_names_judged(forms)
     sd3, changed, sd3_config = sd3_forms()
-    tensors = {f"{form}:{k}": v for form, file in (forms | sd3).items() for k, v in file.items()}
+    adapters, told, merged = sd3_adapters()
+    tensors = {f"{form}:{k}": v for form, file in (forms | sd3 | adapters).items() for k, v in file.items()}
     tensors |= {f"fused:{k}": v for k, v in plain.items()} | {f"fused_alpha:{k}": v for k, v in alpha.items()}
-    tensors |= {f"sd3:{k}": v for k, v in changed.items()}
+    tensors |= {f"sd3:{k}": v for k, v in changed.items()} | {f"sd3_merged:{k}": v for k, v in merged.items()}
     config = config_of(UNet2DConditionModel(**SMALL_UNET))
-    note = f"LoRA of rank {R}; alpha {ALPHA} in kohya's form and in SD3's, the rank elsewhere. See the script."
-    save("lora_files", tensors, config, note, sd3_config=json.dumps(sd3_config))
+    note = f"LoRA of rank {R}; alpha {ALPHA} in kohya's form and in SD3's, the rank elsewhere; what diffusers and PEFT tell of SD3's stands beside. See the script."
+    save("lora_files", tensors, config, note, sd3_config=json.dumps(sd3_config), **told)
 
 
 if __name__ == "__main__":

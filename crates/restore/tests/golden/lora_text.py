@@ -2,7 +2,8 @@
 
 `<form>:<key>` are the tensors of a file, with one module of the U-Net of lora_files.py. `fused.<encoder>:<name>` are weights of tiny
 text encoders after diffusers' pipeline has loaded and fused the file, `fused_alpha.<encoder>:<name>` those with alphas. Bare weights by the
-formula under their own names. Both encoders are CLIPTextModelWithProjection: transformers 5 names CLIPTextModel's modules otherwise, and
+formula under their own names. `lora_t5` is the same for SD3's third encoder, of which diffusers loads no LoRA: PEFT merges it, and kohya's and
+ComfyUI's keys are those of sd-scripts' `networks/lora_sd3.py` and of `comfy/lora.py`. Both other encoders are CLIPTextModelWithProjection: transformers 5 names CLIPTextModel's modules otherwise, and
 diffusers then finds none of a file's.
 """
 
@@ -11,14 +12,15 @@ import os
 import sys
 
 import torch
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+from diffusers import SD3Transformer2DModel, StableDiffusionXLPipeline, UNet2DConditionModel
+from peft import LoraConfig, get_peft_model
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../priors/tests/golden"))
 
 from formula import fill, weight
 from golden import config_of, save
-from single_file import SMALL_UNET
+from single_file import SMALL_SD3, SMALL_UNET
 
 torch.set_num_threads(1)
 R, ALPHA = 2, 3.0
@@ -84,6 +86,35 @@ def forms():
     return forms
 
 
+T5 = dict(vocab_size=24, d_model=8, d_kv=4, d_ff=12, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu")
+T5_MODULES = [f"encoder.block.0.layer.0.SelfAttention.{p}" for p in "qkvo"] + [f"encoder.block.1.layer.1.DenseReluDense.{p}" for p in ["wi_0", "wi_1", "wo"]]
+
+
+def t5():
+    net = fill(T5EncoderModel(T5Config(**T5))).float()
+    config, before = config_of(net), {k: v.clone() for k, v in net.state_dict().items()}
+    net = get_peft_model(net, LoraConfig(r=R, lora_alpha=ALPHA, target_modules=T5_MODULES, init_lora_weights=False))
+    matrices = {name: p for name, p in net.named_parameters() if "lora_" in name}
+    forms = {"kohya": {}, "diffusers": {}, "comfyui": {}}
+    with torch.no_grad():
+        for name, p in matrices.items():
+            p.copy_(weight(name, p.shape))
+            module, matrix = name.removeprefix("base_model.model.").removesuffix(".default.weight").rsplit(".", 1)
+            old = {"lora_A": "lora_down", "lora_B": "lora_up"}[matrix]
+            kohya, comfyui = "lora_te3_" + module.replace(".", "_"), "text_encoders.t5xxl.transformer." + module
+            forms["kohya"] |= {f"{kohya}.{old}.weight": p.clone(), f"{kohya}.alpha": torch.tensor(ALPHA)}
+            forms["diffusers"] |= {f"text_encoder_3.{module}.{matrix}.weight": p.clone(), f"text_encoder_3.{module}.alpha": torch.tensor(ALPHA)}
+            forms["comfyui"] |= {f"{comfyui}.{old}.weight": p.clone(), f"{comfyui}.alpha": torch.tensor(ALPHA)}
+    after = net.merge_and_unload().state_dict()
+    changed = {k: v for k, v in after.items() if not v.equal(before[k])}
+    assert sorted(changed) == sorted(m + ".weight" for m in T5_MODULES), sorted(changed)
+    tensors = {f"{form}:{k}": v for form, file in forms.items() for k, v in file.items()}
+    tensors |= {f"merged.text_encoder_3:{k}": v for k, v in changed.items()}
+    configs = {"text_encoder_3": config, "transformer": config_of(SD3Transformer2DModel(**SMALL_SD3))}
+    note = f"LoRA of rank {R} and alpha {ALPHA} for SD3's T5, and its weights after PEFT has merged it. See the script."
+    save("lora_t5", tensors, json.loads(json.dumps(configs, default=str)), note)
+
+
 def main():
     files = forms()
     plain, alpha = fused(files["diffusers"]), fused(files["kohya"])
@@ -98,3 +129,4 @@ def main():
 
 if __name__ == "__main__":
     main()
+    t5()
