@@ -91,6 +91,16 @@ fn a_run_without_room_for_its_checkpoints_and_result_is_refused() {
     let started = |event: &Event| matches!(event, Event::Start { .. });
     assert!(!events.iter().any(started));
     assert!(!config.out.exists());
+    // Room that the prompts took, after the folder was made.
+    let shrinking = machine(|out| out.exists().then_some(10_000));
+    let (ended, events) = told(&shrinking, &config);
+    assert!(
+        ended
+            .expect_err("refused")
+            .to_string()
+            .contains("0.01 MB left")
+    );
+    assert!(!events.iter().any(started));
     // What is announced is what is written, headers and configurations aside.
     let (ended, _) = told(&machine(|_| None), &config);
     ended.unwrap_or_else(|why| panic!("{why}"));
