@@ -56,19 +56,22 @@ fn kill(config: &Path, run: &Path, writes: usize, others: usize) -> u64 {
         let more = rng.random_range(0..5);
         let mut child = start(config);
         // Every fourth time while the program still loads; a resumed run shortens its log before it goes on.
-        if round % 4 != 2 {
-            assert!(until(&mut child, || lines(run) > before + more));
-        }
+        let mut runs = round % 4 == 2 || until(&mut child, || lines(run) > before + more);
         if round % 2 == 0 {
             std::thread::sleep(Duration::from_micros(rng.random_range(0..30_000)));
         } else {
-            assert!(until(&mut child, || half_written(run)
-                .iter()
-                .any(|path| is_checkpoint(path))));
+            let writes = || half_written(run).iter().any(|path| is_checkpoint(path));
+            runs = runs && until(&mut child, writes);
         }
         child.kill().expect("killed");
         let status = child.wait().expect("ended");
-        assert!(!status.success(), "it was killed before its end");
+        assert!(runs || status.success(), "it fails by itself");
+        if status.success() {
+            // On a busy machine it may come to its end unseen: from the start again.
+            std::fs::remove_dir_all(run).expect("removes");
+            (in_write, elsewhere, repeated) = (0, 0, 0);
+            continue;
+        }
         repeated = repeated.max(beyond_checkpoint(run));
         if half_written(run).iter().any(|path| is_checkpoint(path)) {
             in_write += 1;
