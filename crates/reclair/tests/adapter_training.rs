@@ -68,9 +68,9 @@ fn trains(prior: fn(&Path), adapter: &str) {
     assert!(weights(at, "plain", TRAINED) == weights(at, "cached", TRAINED));
     let lora = "adapter/pytorch_lora_weights.safetensors";
     assert!(weights(at, "plain", lora) == weights(at, "cached", lora));
-    // The empty prompt, the one caption, and sixteen descriptions of a degradation.
+    // The empty prompt, the two captions (one of them in JSON), and sixteen descriptions of a degradation.
     let cached = std::fs::read_dir(at.join("cached/text")).expect("encodings");
-    assert_eq!(cached.count(), 18);
+    assert_eq!(cached.count(), 19);
 
     run("two", "", "batch = 2\naccumulate = 2");
     run("one", "", "batch = 1\naccumulate = 4");
@@ -301,7 +301,7 @@ fn a_full_disk_leaves_whole_encodings_and_the_plan_says_their_size() {
         .expect("encodings")
         .map(|file| file.expect("an entry").metadata().expect("metadata").len())
         .collect();
-    assert_eq!(files.len(), 18);
+    assert_eq!(files.len(), 19);
     let blocks: u64 = files.iter().map(|bytes| bytes.next_multiple_of(4096)).sum();
     assert_eq!(announced, blocks, "what the plan announced");
 }

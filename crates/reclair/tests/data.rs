@@ -6,7 +6,7 @@ use std::path::Path;
 
 use pixels::Image;
 use program::{
-    picture, refuses, said, save, text,
+    not_in_itself, picture, refuses, said, save, text,
     toy::{config, model, photos, shard, weights},
     works,
 };
@@ -26,6 +26,21 @@ fn lines(output: &std::process::Output) -> Vec<Value> {
     let text = String::from_utf8_lossy(&output.stdout);
     let line = |line| serde_json::from_str(line).expect("a JSON line");
     text.lines().map(line).collect()
+}
+
+/// A JPEG file of this quality.
+fn jpeg(image: &Image, quality: u8) -> Vec<u8> {
+    let mut file = Vec::new();
+    let side = |side| u16::try_from(side).expect("small");
+    jpeg_encoder::Encoder::new(&mut file, quality)
+        .encode(
+            &image.to_u8(),
+            side(image.width),
+            side(image.height),
+            jpeg_encoder::ColorType::Rgb,
+        )
+        .expect("encodes");
+    file
 }
 
 #[test]
@@ -52,6 +67,11 @@ fn check_finds_what_is_wrong_and_nothing_else() {
     );
     save(at, "g_enlarged.png", &large);
     std::fs::write(at.join("a_good.txt"), "texture").expect("writes");
+    // Heavily compressed, and what was made of such a file; lightly compressed is no finding.
+    std::fs::write(at.join("h_jpeg.jpg"), jpeg(&fine(300, 280, 5), 30)).expect("writes");
+    let unpacked = pixels::degrade::jpeg(&fine(300, 280, 6), 30);
+    save(at, "i_unpacked.png", &unpacked);
+    save(at, "j_good.jpg", &fine(300, 280, 7));
     let output = works(&["data", "check", text(at), "--json"]);
     let found: Vec<(String, String)> = lines(&output)
         .iter()
@@ -70,17 +90,43 @@ fn check_finds_what_is_wrong_and_nothing_else() {
         ("e", "duplicate"),
         ("f", "unreadable"),
         ("g", "enlarged"),
+        ("h", "compressed"),
+        ("i", "compressed"),
     ];
     assert_eq!(found, wanted.map(|(a, b)| (a.to_owned(), b.to_owned())));
     assert!(
-        said(&output).contains("7 pictures, 1 with a caption: 5 findings"),
+        said(&output).contains("10 pictures, 1 with a caption: 7 findings"),
         "{}",
         said(&output)
     );
+    let found = lines(&output);
+    assert_eq!(found[5]["value"], 30.0, "the quality it was saved at");
+    assert!(
+        found[5]["detail"]
+            .as_str()
+            .expect("words")
+            .contains("JPEG quality 30")
+    );
+    assert!(found[6]["value"].as_f64().expect("a score") > 1.3);
     // A limit is an option.
     let fewer = works(&["data", "check", text(at), "--min-side", "100", "--json"]);
-    assert_eq!(lines(&fewer).len(), 4);
+    assert_eq!(lines(&fewer).len(), 6);
+    let lenient = ["--min-quality", "30", "--max-blockiness", "9", "--json"];
+    let lenient = works(&[&["data", "check", text(at)], &lenient[..]].concat());
+    assert!(
+        lines(&lenient)
+            .iter()
+            .all(|line| line["kind"] != "compressed")
+    );
     assert!(refuses(&["data", "check", text(&at.join("none"))]).contains("none"));
+}
+
+/// The caption of one of the toy's pictures, by its file's name or its place in a shard.
+fn caption_of(name: &str) -> &str {
+    match name.ends_with("/1.png") {
+        true => "a disc on waves, in JSON",
+        false => "a disc on waves",
+    }
 }
 
 #[test]
@@ -109,7 +155,8 @@ fn preview_shows_the_first_samples_and_says_what_was_drawn() {
     assert!(first == sheet("b.png").0, "the same seed");
     assert_eq!(lines.len(), 3);
     for line in &lines {
-        assert_eq!(line["caption"], "a disc on waves");
+        let name = line["name"].as_str().expect("a name");
+        assert_eq!(line["caption"], caption_of(name));
         assert!(
             line["descriptors"].to_string().contains("compressed"),
             "{line}"
@@ -125,6 +172,7 @@ fn preview_shows_the_first_samples_and_says_what_was_drawn() {
     );
     let page = String::from_utf8(sheet("a.html").0).expect("text");
     assert!(page.contains("data:image/png;base64,") && page.contains("a disc on waves"));
+    assert_eq!(not_in_itself(&page), Vec::<String>::new());
     assert!(!page.contains("http"), "nothing from elsewhere");
 }
 
@@ -166,10 +214,31 @@ fn shards_train_like_their_pictures_whatever_the_number_of_workers() {
         "-o",
         text(&at.join("p.png")),
     ]);
+    let samples = lines(&preview);
+    let name = |line: &Value| line["name"].as_str().expect("a name").to_owned();
     assert!(
-        lines(&preview)
+        samples
             .iter()
-            .all(|line| line["caption"] == "a disc on waves")
+            .any(|line| name(line).ends_with("one.tar/1.png"))
+    );
+    for line in &samples {
+        assert_eq!(line["caption"], caption_of(&name(line)), "{line}");
+    }
+    let captions = "3 pictures, 3 with a caption";
+    for images in [&shards, &at.join("photos")] {
+        let check = works(&["data", "check", text(images)]);
+        assert!(said(&check).contains(captions), "{}", said(&check));
+    }
+    // A blank text file says nothing: the JSON beside it does.
+    std::fs::write(at.join("photos/1.txt"), " \n").expect("writes");
+    let check = works(&["data", "check", text(&at.join("photos"))]);
+    assert!(said(&check).contains(captions), "{}", said(&check));
+    shard(at, "blank.tar", &[1]);
+    let check = works(&["data", "check", text(&at.join("blank.tar"))]);
+    assert!(
+        said(&check).contains("1 pictures, 1 with"),
+        "{}",
+        said(&check)
     );
     // A shard that was cut short is said, and so is a compressed one.
     let one = shards.join("one.tar");
@@ -230,6 +299,18 @@ fn a_captioner_is_asked_once_and_its_words_are_kept() {
     let bare = restore(&[]);
     let captioned = restore(&["--captioner", "echo blurry #"]);
     assert!(captioned == restore(&["--prompt", "blurry"]) && captioned != bare);
+    // It lies beside the picture now, is not read unasked, and is not asked for again.
+    assert_eq!(read(&images.join("a.txt")), "blurry\n");
+    assert!(
+        bare == restore(&[]),
+        "without a captioner the prompt is empty"
+    );
+    assert!(captioned == restore(&["--captioner", "echo another #"]));
+    assert_eq!(read(&images.join("a.txt")), "blurry\n");
+    assert!(
+        captioned != restore(&["--prompt", "another"]),
+        "it would matter"
+    );
 }
 
 #[test]
@@ -242,10 +323,37 @@ fn a_report_is_made_of_a_run_and_refused_without_one() {
     let page = at.join("page.html");
     works(&["report", text(&at.join("run")), "-o", text(&page)]);
     let page = std::fs::read_to_string(page).expect("written");
-    for part in ["<svg", "data:image/", "Step 4", "</figure>"] {
+    for part in ["<svg", "data:image/", "</figure>"] {
         assert!(page.contains(part), "{part}");
     }
-    assert!(!page.contains("<script") && !page.contains("src=\"http"));
+    for part in ["Loss", "Validation PSNR, dB", "Validation SSIM and detail"] {
+        assert!(
+            page.contains(&format!("<h2>{part}</h2>\n<figure><svg")),
+            "{part}"
+        );
+    }
+    let grids = ["Step 2", "Step 4"].map(|step| {
+        let (before, _) = page
+            .split_once(&format!("<figcaption>{step}</figcaption>"))
+            .expect(step);
+        let (_, picture) = before
+            .rsplit_once("src=\"data:image/jpeg;base64,")
+            .expect(step);
+        picture.split('"').next().expect("an end")
+    });
+    assert!(
+        grids[0].len() > 1000 && grids[0] != grids[1],
+        "two pictures"
+    );
+    assert_eq!(not_in_itself(&page), Vec::<String>::new());
+    for part in [
+        "<img src=\"x.png\">",
+        "<a href='https://a'>",
+        "a{b:url(c)}",
+        "<SCRIPT>",
+    ] {
+        assert_eq!(not_in_itself(part).len(), 1, "{part}");
+    }
     assert!(refuses(&["report", text(&at.join("photos"))]).contains("log.jsonl"));
 }
 

@@ -64,17 +64,17 @@ fn captions_that_are_too_long_are_counted_in_training_and_in_its_log() {
             // Said by each start, kept once.
             let said = said(&works(&["train", text(&path)]));
             assert!(
-                said.contains("1 of 2 captions are longer than the text encoder"),
+                said.contains("1 of 3 captions are longer than the text encoder"),
                 "{said}"
             );
             assert!(
-                said.contains("T5 does not read 1 of 2 captions to their end"),
+                said.contains("T5 does not read 1 of 3 captions to their end"),
                 "{said}"
             );
         }
         let log = std::fs::read_to_string(at.join(name).join("log.jsonl")).expect("a log");
         assert_eq!(
-            log.matches("\"note\":\"1 of 2 captions").count(),
+            log.matches("\"note\":\"1 of 3 captions").count(),
             1,
             "{log}"
         );

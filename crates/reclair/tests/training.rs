@@ -5,9 +5,11 @@ mod program;
 
 use std::path::Path;
 
+use priors::weights::SafetensorsFile;
+
 use program::{
     picture, reclair, refuses, save, text,
-    toy::{config, model, photos, weights},
+    toy::{config, for_transformer, model, photos, transformer, weights},
     works,
 };
 
@@ -46,6 +48,7 @@ fn every_stage_trains_and_the_result_restores() {
         std::fs::read_to_string(&adapter).expect("written") + "[lora]\nrank = 2\nalpha = 2.0\n";
     std::fs::write(&adapter, toml).expect("writes");
     works(&["train", text(&adapter)]);
+    the_average_is_written(&at.join("adapter"));
     for file in [
         "log.jsonl",
         "run.json",
@@ -84,17 +87,71 @@ fn every_stage_trains_and_the_result_restores() {
     );
 }
 
-/// Makes the toy model's network a transformer that listens to its one text encoder.
-fn transformer(model: &Path) {
-    std::fs::remove_dir_all(model.join("unet")).expect("removes");
-    let folder = model.join("transformer");
-    std::fs::create_dir(&folder).expect("makes the folder");
-    let json = serde_json::json!({
-        "_class_name": "SD3Transformer2DModel", "in_channels": 4, "out_channels": 4, "patch_size": 2, "num_layers": 2,
-        "attention_head_dim": 8, "num_attention_heads": 2, "joint_attention_dim": 16, "caption_projection_dim": 16,
-        "pooled_projection_dim": 16, "pos_embed_max_size": 8, "qk_norm": "rms_norm"
-    });
-    std::fs::write(folder.join("config.json"), json.to_string()).expect("writes");
+/// Checks that a run's adapter is the average over its steps, and that the last step's values are others.
+fn the_average_is_written(run: &Path) {
+    let open = |file: &str| SafetensorsFile::open(&run.join(file)).expect("written");
+    let adapter = open("adapter/restoration_adapter/diffusion_pytorch_model.safetensors");
+    let checkpoint = open("checkpoint.safetensors");
+    let values = |file: &SafetensorsFile, name: &str| -> Vec<f32> {
+        let data = file.data(name).unwrap_or_else(|| panic!("{name}"));
+        data.try_into_vec().expect("f32")
+    };
+    let kept = |kind: &str, name: &str| {
+        let name = format!("{kind}/restoration_adapter.{name}");
+        values(&checkpoint, &name)
+    };
+    assert!(!adapter.names().is_empty());
+    for name in adapter.names() {
+        let written = values(&adapter, name);
+        assert!(written == kept("average", name), "{name}");
+        assert!(written != kept("value", name), "{name} moves in no step");
+    }
+}
+
+#[test]
+fn what_is_printed_is_the_self_test_the_log_and_how_fast_it_goes() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    photos(at);
+    let run = config(at, "run", "vae", &model(at), 4, "");
+    let output = works(&["train", text(&run), "--json"]);
+    let printed = String::from_utf8(output.stdout).expect("UTF-8");
+    let log = std::fs::read_to_string(at.join("run/log.jsonl")).expect("a log");
+    assert_eq!(printed, log);
+    // Four steps, two validations.
+    assert_eq!(log.lines().count(), 6, "{log}");
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    let at = |part: &str| said.find(part).unwrap_or_else(|| panic!("{part}: {said}"));
+    assert!(at("self-test: gradients agree") < at("training "), "{said}");
+    assert!(at("training ") < at("step 4/4"), "{said}");
+    let progress = said.lines().find(|line| line.starts_with("step 4/4"));
+    let words: Vec<&str> = progress.expect("a line").split_whitespace().collect();
+    let before = |word: &str| {
+        let at = words.iter().position(|other| *other == word);
+        let number = words[at.unwrap_or_else(|| panic!("{word}: {words:?}")) - 1];
+        number.parse::<f64>().expect("a number")
+    };
+    assert!(before("images/s") > 0.0);
+    let losses: Vec<f64> = logged(&folder.path().join("run"), "loss");
+    let loss = words
+        .iter()
+        .position(|word| *word == "loss")
+        .expect("a loss");
+    let loss: f64 = words[loss + 1].parse().expect("a number");
+    let [least, most] = [f64::min, f64::max].map(|of| losses.iter().copied().reduce(of));
+    let within = least.expect("losses") - 1e-5..=most.expect("losses") + 1e-5;
+    assert!(within.contains(&loss), "{loss} of {losses:?}");
+    assert!(words.ends_with(&["seconds", "to", "go"]), "{words:?}");
+    // Without it nothing is printed.
+    let again = config(
+        folder.path(),
+        "again",
+        "vae",
+        &folder.path().join("model"),
+        1,
+        "",
+    );
+    assert!(works(&["train", text(&again)]).stdout.is_empty());
 }
 
 #[test]
@@ -106,18 +163,11 @@ fn a_transformer_trains_with_its_text_encoder_over_another_models_autoencoder() 
     let vae = config(at, "vae", "vae", &model, 3, "");
     works(&["train", text(&vae)]);
     transformer(&model);
-    let adapter = "_class_name = \"DitRestorationAdapter\"\nafter = [0, 1]\nwidth = 16\n";
-    let with = |path: &Path, more: &str| {
-        let toml = std::fs::read_to_string(path).expect("written");
-        let (start, _) = toml.split_once("[adapter]").expect("a section");
-        let toml = format!("{more}\n{start}[adapter]\n{adapter}");
-        std::fs::write(path, toml).expect("writes");
-    };
     let joint = config(at, "joint", "joint", &model, 3, "");
-    with(&joint, "");
+    for_transformer(&joint, "");
     assert!(refuses(&["train", text(&joint)]).contains("vae"));
     let joint = config(at, "joint", "joint", &model, 3, "");
-    with(&joint, "vae_model = \"vae/prior/vae\"");
+    for_transformer(&joint, "vae_model = \"vae/prior/vae\"");
     works(&["train", text(&joint)]);
     let vae_file = "prior/vae/diffusion_pytorch_model.safetensors";
     assert_eq!(weights(at, "vae", vae_file), weights(at, "joint", vae_file));
@@ -139,7 +189,7 @@ fn a_transformer_trains_with_its_text_encoder_over_another_models_autoencoder() 
     assert!(out.is_file());
     // A further leg starts from what the first has made; the network must be one that listens to a single encoder.
     let next = config(at, "next", "joint", &at.join("joint/prior"), 1, "");
-    with(&next, "adapter_model = \"joint/adapter\"");
+    for_transformer(&next, "adapter_model = \"joint/adapter\"");
     let toml = std::fs::read_to_string(&next).expect("written");
     std::fs::write(&next, toml.replace("\"fresh\"", "\"model\"")).expect("writes");
     works(&["train", text(&next)]);

@@ -41,6 +41,11 @@ pub fn exists(folder: &Path) -> bool {
     folder.join(FILE).is_file()
 }
 
+/// Bytes of the checkpoint in `folder`; none where there is none.
+pub(crate) fn bytes(folder: &Path) -> u64 {
+    std::fs::metadata(folder.join(FILE)).map_or(0, |about| about.len())
+}
+
 impl State {
     /// Writes the state into `folder`; a checkpoint that was there is replaced at once.
     ///

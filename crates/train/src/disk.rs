@@ -4,8 +4,12 @@ use std::path::Path;
 
 use crate::Error;
 
+/// What helps where there is no room for encodings.
+pub(crate) const CACHE_LESS: &str =
+    "free some, give `out` on another disk, or cache less ([data] cache_text, cache_latents)";
+
 /// Bytes that may still be written where `path` is, or will be; none where the system does not tell (Unix does).
-fn free_bytes(path: &Path) -> Option<u64> {
+pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     #[cfg(unix)]
     {
         let there = path.ancestors().find(|path| path.exists())?;
@@ -19,25 +23,41 @@ fn free_bytes(path: &Path) -> Option<u64> {
     }
 }
 
-/// Refuses to begin to write `bytes` of `what` into `place` where there is no room for them.
+/// Refuses to begin to write `bytes` of encodings, `what`, into `place` where there is no room for them.
 ///
 /// # Errors
 /// Too little room.
 pub(crate) fn check_room(place: &Path, what: &str, bytes: u64) -> Result<(), Error> {
-    enough(place, what, bytes, free_bytes(place))
+    enough(place, what, bytes, free_bytes(place), CACHE_LESS)
 }
 
-fn enough(place: &Path, what: &str, bytes: u64, free: Option<u64>) -> Result<(), Error> {
+/// Refuses to begin to write `bytes` of `what` into `place` where `free` are fewer, and says what helps.
+///
+/// # Errors
+/// Too little room.
+pub(crate) fn enough(
+    place: &Path,
+    what: &str,
+    bytes: u64,
+    free: Option<u64>,
+    advice: &str,
+) -> Result<(), Error> {
     let Some(free) = free.filter(|&free| free < bytes) else {
         return Ok(());
     };
-    let gb = |bytes: u64| bytes as f64 / 1e9;
     Err(Error::Input(format!(
-        "{}: {what} take {:.2} GB and the disk has {:.2} GB left; free some, give `out` on another disk, or cache less ([data] cache_text, cache_latents)",
+        "{}: {what} take {} and the disk has {} left; {advice}",
         place.display(),
-        gb(bytes),
-        gb(free)
+        amount(bytes),
+        amount(free)
     )))
+}
+
+fn amount(bytes: u64) -> String {
+    match bytes {
+        100_000_000.. => format!("{:.2} GB", bytes as f64 / 1e9),
+        _ => format!("{:.2} MB", bytes as f64 / 1e6),
+    }
 }
 
 #[cfg(test)]
@@ -55,15 +75,15 @@ mod tests {
             let why = check_room(&place, "encoded prompts", 1 << 62).expect_err("too much");
             assert!(why.to_string().contains("the disk has"), "{why}");
         }
-        let why = enough(
-            &place,
-            "encoded prompts",
-            3_000_000_000,
-            Some(2_990_000_000),
-        );
+        let check = |bytes, free| enough(&place, "encoded prompts", bytes, free, CACHE_LESS);
+        let why = check(3_000_000_000, Some(2_990_000_000));
         let why = why.expect_err("too much").to_string();
         assert!(why.contains("3.00 GB") && why.contains("2.99 GB"), "{why}");
-        assert!(enough(&place, "encoded prompts", 5, Some(5)).is_ok());
-        assert!(enough(&place, "encoded prompts", 5, None).is_ok());
+        assert!(why.ends_with(CACHE_LESS), "{why}");
+        let why = check(150_000, Some(149_000)).expect_err("too much");
+        let why = why.to_string();
+        assert!(why.contains("0.15 MB and the disk has 0.15 MB"), "{why}");
+        assert!(check(5, Some(5)).is_ok());
+        assert!(check(5, None).is_ok());
     }
 }

@@ -20,6 +20,7 @@ pub mod loss_scale;
 pub mod objective;
 pub mod optimise;
 pub mod origin;
+mod output;
 pub mod plan;
 #[cfg(test)]
 #[path = "../../reclair/tests/priors_on_disk/mod.rs"]

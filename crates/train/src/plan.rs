@@ -27,6 +27,7 @@ use crate::{
     config::{Stage, Start, TrainConfig},
     data::{Loader, Photos},
     objective::{Denoise, Encoder, Objective, Vae, encoder_of, folder_of, stored_dtype},
+    output::Output,
     ranks::{Ranks, Share},
     step::{fresh, shapes_of, step},
 };
@@ -44,11 +45,15 @@ pub struct Plan {
     pub steps: usize,
     /// Expected seconds of a step.
     pub seconds_per_step: f64,
-    /// Bytes on disk of the prompts' encodings, where they are kept (`data.cache_text`); checkpoints and results aside.
+    /// Bytes on disk of the prompts' encodings, where they are kept (`data.cache_text`).
     pub text_cache_bytes: u64,
     /// What latents that are read once take on disk, bytes, in all; 0 where none are kept. The time of a step is that of one whose
     /// latents are not there yet.
     pub latent_cache_bytes: u64,
+    /// Bytes on disk of a checkpoint; two are there while one is written.
+    pub checkpoint_bytes: u64,
+    /// Bytes on disk of the result, with what of the model is copied into it.
+    pub result_bytes: u64,
     /// Expected peak memory of this process, where the system tells it (Linux).
     pub peak_bytes: Option<u64>,
     /// Memory that is free for it now, where the system tells it (Linux).
@@ -69,8 +74,9 @@ const LONG: f64 = 60.0;
 /// As [`crate::run::run`], weights aside; a run that needs more memory than there is before it takes a step.
 pub fn plan(config: &TrainConfig, device: &Device, ranks: &dyn Ranks) -> Result<Plan, Error> {
     let share = Share::new(config.optimise.samples(), ranks)?;
+    let given = config;
     let aside = tempfile::tempdir().map_err(|source| Error::io(std::env::temp_dir(), source))?;
-    let mut config = config.clone();
+    let mut config = given.clone();
     config.out = aside.path().to_owned();
     config.encoder_model = encoder_of(&config);
     config.start = Start::Fresh;
@@ -83,6 +89,7 @@ pub fn plan(config: &TrainConfig, device: &Device, ranks: &dyn Ranks) -> Result<
     };
     let initial = objective.initial()?;
     let shapes = shapes_of(&initial);
+    let output = Output::of(given, &shapes)?;
     let trained = shapes
         .iter()
         .map(|(_, shape)| shape.iter().product::<usize>())
@@ -127,6 +134,8 @@ pub fn plan(config: &TrainConfig, device: &Device, ranks: &dyn Ranks) -> Result<
         seconds_per_step,
         text_cache_bytes: objective.disk_bytes(&photos),
         latent_cache_bytes: objective.latents("")?.map_or(0, |(_, bytes)| bytes),
+        checkpoint_bytes: output.checkpoint,
+        result_bytes: output.result,
         peak_bytes: before
             .zip(peak_bytes())
             .map(|peaks| frozen.peak_bytes(peaks, to_keep)),

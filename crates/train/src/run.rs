@@ -1,24 +1,30 @@
 //! A training run from its configuration to its result: steps, log, checkpoints, validation.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use burn::tensor::Device;
+use kernels::Products;
 use priors::weights::Values;
 
 pub use crate::step::{StepRecord, evaluate};
 use crate::{
     Error, about,
     checkpoint::State,
-    config::{Stage, TrainConfig},
+    config::{Gradient, Stage, TrainConfig},
     data::{Loader, Photos},
+    disk::free_bytes,
     folder::OutFolder,
     guard::Action,
     lent::Lent,
     objective::{Denoise, Encoder, Objective, Said, Vae, folder_of},
     origin::Origin,
+    output::Output,
     ranks::{Ranks, Share, agree, any},
     report, self_test,
     start::{copy_rest, write_part},
@@ -58,6 +64,14 @@ pub enum Event {
     Logged(String),
 }
 
+/// What a run asks the machine before it begins; a test answers in its place.
+struct Machine {
+    /// As [`self_test::check`].
+    gradients: fn(&Device, Gradient, Products) -> Result<f64, Error>,
+    /// As [`free_bytes`].
+    free_bytes: fn(&Path) -> Option<u64>,
+}
+
 /// How many samples the autoencoder's latents are measured on.
 const MEASURED: usize = 64;
 
@@ -65,7 +79,8 @@ const MEASURED: usize = 64;
 /// it after the step under way, with a checkpoint.
 ///
 /// # Errors
-/// Unusable files, another run in the same folder, a device that computes wrong gradients, a loss that [`crate::guard`] stops at, a full disk. The last checkpoint stays
+/// Unusable files, another run in the same folder, a device that computes wrong gradients, a loss that [`crate::guard`] stops at, a disk that is full or
+/// would be. The last checkpoint stays
 /// whole. An error of one rank alone is not known to the others, which wait for it: [`Ranks::abort`] ends them.
 pub fn run(
     config: &TrainConfig,
@@ -74,9 +89,24 @@ pub fn run(
     stop: &AtomicBool,
     watch: &mut dyn FnMut(Event),
 ) -> Result<(), Error> {
+    let machine = Machine {
+        gradients: self_test::check,
+        free_bytes,
+    };
+    run_on(&machine, config, device, ranks, stop, watch)
+}
+
+fn run_on(
+    machine: &Machine,
+    config: &TrainConfig,
+    device: &Device,
+    ranks: &dyn Ranks,
+    stop: &AtomicBool,
+    watch: &mut dyn FnMut(Event),
+) -> Result<(), Error> {
     let share = Share::new(config.optimise.samples(), ranks)?;
     let optimise = &config.optimise;
-    let off = self_test::check(device, optimise.gradient, optimise.precision.products())?;
+    let off = (machine.gradients)(device, optimise.gradient, optimise.precision.products())?;
     watch(Event::Tested { off });
     // Rank 0 makes the folder ready before the others look into it.
     let writes = ranks.rank() == 0;
@@ -105,8 +135,11 @@ pub fn run(
         }
         None => fresh(config, initial)?,
     };
+    let output = Output::of(config, &shapes)?;
+    let has_room = || output.check_room(&config.out, (machine.free_bytes)(&config.out));
     let mut out = None;
     if writes {
+        has_room()?;
         let folder = OutFolder::open(&config.out, state.step)?;
         folder.write(
             "config.resolved.toml",
@@ -122,6 +155,8 @@ pub fn run(
         Said::Note(text) => notes.push(text),
     })?;
     if let Some(out) = &mut out {
+        // Prompts that were read meanwhile lie on the same disk.
+        has_room()?;
         // Said by whoever started the run, for every command.
         for ignored in kernels::ignored_settings() {
             out.keep(state.step, ignored, watch)?;
@@ -302,3 +337,6 @@ fn with_result<T>(
     *named = lent.back();
     done
 }
+
+#[cfg(test)]
+mod tests;

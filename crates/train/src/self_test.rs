@@ -65,15 +65,23 @@ enum Case {
 /// # Errors
 /// Gradients that are wrong.
 pub fn check(device: &Device, how: Gradient, products: Products) -> Result<f64, Error> {
+    check_through(device, how, products, |prediction| prediction)
+}
+
+/// [`check`] of a device whose predictions pass `through` something: a test's way to break its gradients.
+pub(crate) fn check_through(
+    device: &Device,
+    how: Gradient,
+    products: Products,
+    through: impl Fn(Tensor<4>) -> Tensor<4>,
+) -> Result<f64, Error> {
     let mut worst: f64 = 0.0;
     for case in [Case::FrozenUnet, Case::FrozenDit, Case::Unet] {
         let (values, reference) = case.reference();
         let mut precisions = vec![Products::F32];
         precisions.extend((products != Products::F32).then_some(products));
         for products in precisions {
-            let got = with_products(products, || {
-                case.gradients(&values, device, how, |prediction| prediction)
-            });
+            let got = with_products(products, || case.gradients(&values, device, how, &through));
             let off = agree(&reference, &got, limit(products))?;
             if products == Products::F32 {
                 worst = worst.max(off);

@@ -140,7 +140,11 @@ fn print_plan(args: &Args, plan: &Plan, ranks: usize) -> anyhow::Result<()> {
         bytes => format!("; {what} take {:.3} GB on disk", bytes as f64 / 1e9),
     };
     let on_disk = on_disk("encoded prompts", plan.text_cache_bytes)
-        + &on_disk("latents", plan.latent_cache_bytes);
+        + &on_disk("latents", plan.latent_cache_bytes)
+        + &on_disk(
+            "two checkpoints and the result",
+            2 * plan.checkpoint_bytes + plan.result_bytes,
+        );
     let all = Duration::from_secs_f64(plan.seconds_per_step * plan.steps as f64);
     writeln!(
         out,
@@ -161,7 +165,7 @@ fn print_plan(args: &Args, plan: &Plan, ranks: usize) -> anyhow::Result<()> {
 /// How often a line is printed where no terminal shows the bar.
 const LINE: Duration = Duration::from_secs(30);
 
-/// The progress line: a bar in a terminal, else a line now and then.
+/// The progress line: a bar in a terminal, else a line now and then and at the last step.
 struct Progress {
     bar: ProgressBar,
     terminal: bool,
@@ -239,7 +243,8 @@ impl Progress {
             text += &format!("  {:.0} % waiting for pictures", 100.0 * waited);
         }
         self.bar.set_position(self.step);
-        if !self.terminal && self.said.elapsed() > LINE {
+        let last = self.step == self.steps;
+        if !self.terminal && (last || self.said.elapsed() > LINE) {
             self.said = Instant::now();
             let left = (self.steps - self.step) as f64 * seconds;
             let left = indicatif::HumanDuration(Duration::from_secs_f64(left));

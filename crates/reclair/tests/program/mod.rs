@@ -85,6 +85,24 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// What a page would fetch or run: anything but inline data and places in itself.
+pub(crate) fn not_in_itself(page: &str) -> Vec<String> {
+    let page = page.to_ascii_lowercase();
+    let place = |(at, mark): (usize, &str)| {
+        let place = page[at + mark.len()..].trim_start_matches(['"', '\'', ' ']);
+        let inside = place.starts_with("data:") || place.starts_with('#');
+        (!inside).then(|| page[at..].chars().take(60).collect())
+    };
+    let places = ["src=", "href=", "url("].map(|mark| page.match_indices(mark).filter_map(place));
+    let tags = ["<link", "@import", "<script", "<iframe", "<object"];
+    let tags = tags.into_iter().filter(|tag| page.contains(tag));
+    places
+        .into_iter()
+        .flatten()
+        .chain(tags.map(str::to_owned))
+        .collect()
+}
+
 /// The repository's folder of mini.
 pub(crate) fn mini() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/mini")

@@ -37,6 +37,25 @@ pub(crate) fn start(config: &Path) -> Child {
         .expect("the program starts")
 }
 
+/// Runs `train` to its end; its peak memory as the system saw it, bytes, where that tells it (Linux).
+pub(crate) fn peak_of(config: &Path) -> Option<u64> {
+    let mut child = start(config);
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = None;
+    loop {
+        // It never falls, and is gone with the memory.
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kb = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        peak = kb.map(|kb| 1024 * kb).or(peak);
+        if let Some(status) = child.try_wait().expect("a child") {
+            assert!(status.success(), "it fails");
+            return peak;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// The lines of a run's log.
 pub(crate) fn log(run: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(run.join("log.jsonl")).expect("a log");

@@ -46,7 +46,15 @@ pub(crate) fn photos(folder: &Path) {
     std::fs::create_dir(&photos).expect("makes the folder");
     for (i, side) in [64, 72, 80].into_iter().enumerate() {
         save(&photos, &format!("{i}.png"), &picture(side, 64));
-        std::fs::write(photos.join(format!("{i}.txt")), "a disc on waves").expect("writes");
+        // One has its caption in the other kind of file.
+        let (kind, caption) = match i {
+            1 => (
+                "json",
+                "{\"width\": 72, \"caption\": \"a disc on waves, in JSON\"}",
+            ),
+            _ => ("txt", "a disc on waves"),
+        };
+        std::fs::write(photos.join(format!("{i}.{kind}")), caption).expect("writes");
     }
 }
 
@@ -81,6 +89,28 @@ pub(crate) fn config(
     path
 }
 
+/// Makes the model's network a transformer that listens to its one text encoder.
+pub(crate) fn transformer(model: &Path) {
+    std::fs::remove_dir_all(model.join("unet")).expect("removes");
+    let folder = model.join("transformer");
+    std::fs::create_dir(&folder).expect("makes the folder");
+    let json = serde_json::json!({
+        "_class_name": "SD3Transformer2DModel", "in_channels": 4, "out_channels": 4, "patch_size": 2, "num_layers": 2,
+        "attention_head_dim": 8, "num_attention_heads": 2, "joint_attention_dim": 16, "caption_projection_dim": 16,
+        "pooled_projection_dim": 16, "pos_embed_max_size": 8, "qk_norm": "rms_norm"
+    });
+    std::fs::write(folder.join("config.json"), json.to_string()).expect("writes");
+}
+
+/// Gives a run of the toy's U-Net a transformer's adapter, and `more` at the top.
+pub(crate) fn for_transformer(config: &Path, more: &str) {
+    let toml = std::fs::read_to_string(config).expect("written");
+    let (start, _) = toml.split_once("[adapter]").expect("a section");
+    let adapter = "_class_name = \"DitRestorationAdapter\"\nafter = [0, 1]\nwidth = 16\n";
+    let toml = format!("{more}\n{start}[adapter]\n{adapter}");
+    std::fs::write(config, toml).expect("writes");
+}
+
 /// The trained weights of a run.
 pub(crate) fn weights(folder: &Path, run: &str, file: &str) -> Vec<u8> {
     std::fs::read(folder.join(run).join(file)).expect("trained")
@@ -91,8 +121,9 @@ pub(crate) fn shard(folder: &Path, name: &str, pictures: &[usize]) -> PathBuf {
     let path = folder.join(name);
     let mut tar = tar::Builder::new(std::fs::File::create(&path).expect("creates"));
     for i in pictures {
-        for kind in ["png", "txt"] {
-            let file = format!("{i}.{kind}");
+        let there = |file: &String| folder.join("photos").join(file).exists();
+        let files = ["png", "txt", "json"].map(|kind| format!("{i}.{kind}"));
+        for file in files.into_iter().filter(there) {
             tar.append_path_with_name(folder.join("photos").join(&file), &file)
                 .expect("appends");
         }

@@ -1,4 +1,4 @@
-//! Captions: `NAME.txt`, else the first of `caption`, `text`, `prompt` in `NAME.json`.
+//! Captions: `NAME.txt`, else, where that is missing or blank, the first of `caption`, `text`, `prompt` in `NAME.json`.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ pub fn sidecar(picture: &Path) -> PathBuf {
 /// A caption file that cannot be read, or is no text or no JSON.
 pub fn beside(picture: &Path) -> Result<String, Error> {
     let json = picture.with_extension("json");
-    let txt = read(&sidecar(picture))?;
+    let txt = read(&sidecar(picture))?.filter(|txt| says_something(txt));
     // Most pictures have one of the two.
     let text = if txt.is_some() { None } else { read(&json)? };
     choose(txt, text, &json)
@@ -35,7 +35,7 @@ pub(super) fn choose(
     json: Option<String>,
     path: &Path,
 ) -> Result<String, Error> {
-    if let Some(txt) = txt {
+    if let Some(txt) = txt.filter(|txt| says_something(txt)) {
         return Ok(txt.trim().to_owned());
     }
     let Some(json) = json else {
@@ -49,6 +49,10 @@ pub(super) fn choose(
     })?;
     let caption = KEYS.iter().find_map(|key| json.get(key)?.as_str());
     Ok(caption.unwrap_or_default().trim().to_owned())
+}
+
+fn says_something(text: &str) -> bool {
+    !text.trim().is_empty()
 }
 
 fn read(path: &Path) -> Result<Option<String>, Error> {
@@ -77,6 +81,8 @@ mod tests {
             "c"
         );
         assert_eq!(caption(None, some("{\"prompt\": \"p\"}")), "p");
+        assert_eq!(caption(some(" \n"), some("{\"prompt\": \"p\"}")), "p");
+        assert_eq!(caption(some(""), None), "");
         assert_eq!(caption(None, some("{\"caption\": 3}")), "");
         assert_eq!(caption(None, None), "");
         let wrong = choose(None, some("{"), at)

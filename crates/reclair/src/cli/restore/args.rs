@@ -129,7 +129,7 @@ pub(in crate::cli) struct Args {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum PresetName {
-    /// 2 steps from the low-quality latent with a little noise.
+    /// One step from the low-quality latent with noise: strength 0.3.
     Mini,
     /// The paper's test: 100 steps from noise, guidance 7.5, restoration guidance.
     Paper,
