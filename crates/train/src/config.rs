@@ -353,8 +353,8 @@ impl TrainConfig {
                 "optimise.eps must be above 0; weight_decay, clip (0: none) and ema_halflife_images (0: none) not below 0",
             ),
             (
-                whole_only && o.precision == Precision::F16,
-                "this stage computes with the autoencoder, whose values may leave the range of f16: take optimise.precision = \"f32\" or \"bf16\"",
+                self.stage == Stage::Encoder && o.precision == Precision::F16,
+                "this stage computes with the prior's autoencoder, and SDXL's overflows f16: take optimise.precision = \"f32\" or \"bf16\"",
             ),
             (
                 whole_only && o.gradient != Gradient::Whole,

@@ -121,7 +121,7 @@ fn what_would_be_ignored_or_makes_no_sense_is_refused() {
             "gradient",
         ),
         (
-            "mini/vae.toml",
+            "mini/encoder.toml",
             "[optimise]",
             "[optimise]\nprecision = \"f16\"",
             "f16",
