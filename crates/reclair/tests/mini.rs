@@ -134,6 +134,6 @@ fn the_autoencoder_keeps_pictures() {
         .map(|path| of(&path))
         .collect();
     let mean = all.iter().sum::<f64>() / all.len() as f64;
-    println!("{mean:.2} dB, mean of {} pictures", all.len());
+    eprintln!("{mean:.2} dB, mean of {} pictures", all.len());
     assert!(mean >= 36.0, "{mean:.2} dB");
 }
