@@ -62,10 +62,10 @@ class Scores:
         return self.kept[key]
 
     def strip(self, file, preset, ways):
-        """The first picture as it is given and as each of `ways` restores it, side by side."""
+        """The third picture as it is given and as each of `ways` restores it, side by side."""
         from PIL import Image
 
-        lq = sorted(self.degraded(preset).glob("*.png"))[0]
+        lq = sorted(self.degraded(preset).glob("*.png"))[2]
         pictures = [lq]
         for i, options in enumerate(ways):
             pictures.append(self.work / f"strip-{i}.png")
