@@ -1,4 +1,4 @@
-//! A convolution whose weight is larger than its input, on matrix tiles: a task takes some of the output channels, packs its
+//! A convolution whose weight is much larger than its input, on matrix tiles: a task takes some of the output channels, packs its
 //! part of the weight in its own cache and multiplies it with all pixels, so that the weight passes through memory once.
 //!
 //! Sums are in the order of [`conv`](super::conv)'s strips: the same bits.
@@ -24,6 +24,10 @@ use super::{
 /// Pixels of a strip: with them the input's chunk stays in the cache for all of a task's outputs.
 const STRIP: usize = 256;
 
+/// How many times larger than the expanded input the weight is where this pays: with 35 a convolution was 6 to 12 % quicker,
+/// with 5 it was as quick as by strips, with 1 slower by a quarter (docs/benchmarks.md).
+const LARGER: usize = 8;
+
 /// Values of a pair of channels.
 const PAIR: usize = 2;
 
@@ -36,7 +40,7 @@ pub(super) fn pays(isa: Isa, shape: &ConvShape) -> bool {
     let [c_in, ..] = shape.input;
     let weight = shape.output[0] * c_in * shape.taps() / PAIR;
     let expanded = shape.batch * c_in.div_ceil(PAIR) * whole(isa, shape).floats();
-    c_in > 0 && shape.batch > 0 && 8 * expanded <= weight
+    c_in > 0 && shape.batch > 0 && LARGER * expanded <= weight
 }
 
 /// All rows of the output as one strip.
