@@ -84,7 +84,7 @@ pub fn linear_low_rank<const D: usize>(
         && [&weight, &a, &b]
             .iter()
             .all(|w| extension::is_weight(w.dtype()))
-        && wide == products::of(b.dtype())
+        && [&a, &b].iter().all(|w| wide == products::of(w.dtype()))
         && wide != Products::F16;
     if !as_one {
         let y = linear(x.clone(), weight, bias);
@@ -110,7 +110,6 @@ pub fn linear_low_rank<const D: usize>(
     let shape = LowRankShape {
         map,
         rank,
-        products: products::of(a.dtype()),
         scale: scale as f32,
     };
     let mut dims = dims;

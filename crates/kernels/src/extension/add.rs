@@ -1,7 +1,7 @@
 //! Sums: nothing is kept.
 
 use super::{
-    floats, like, packed,
+    floats, like, own, packed,
     tape::{
         Backward, CheckpointStrategy, Checkpointer, Flex, FlexTensor, Gradients, Ops, Taped, record,
     },
@@ -24,13 +24,6 @@ pub(super) fn run(mut x: FlexTensor, mut y: FlexTensor) -> FlexTensor {
         return y;
     }
     like(add::add(isa, floats(&x), floats(&y)), &x)
-}
-
-/// The values of a packed f32 tensor that is all of its memory and its only owner.
-fn own(tensor: &mut FlexTensor) -> Option<&mut [f32]> {
-    let count = tensor.layout().num_elements();
-    let values = tensor.try_storage_mut::<f32>()?;
-    (values.len() == count).then_some(values)
 }
 
 pub(super) fn run_shift(x: &FlexTensor, shift: &FlexTensor) -> FlexTensor {

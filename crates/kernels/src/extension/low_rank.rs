@@ -11,19 +11,16 @@ use super::{
 };
 use crate::fast::{
     isa::Isa,
-    linear::{self, LinearShape},
-    pairs::Products,
+    linear::{self, Factors, LinearShape},
 };
 
 /// The map and its update.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LowRankShape {
-    /// The map; its products are those of the wide factor too.
+    /// The map; its products are those of the factors too.
     pub(crate) map: LinearShape,
     /// Rank of the update.
     pub(crate) rank: usize,
-    /// How the narrow product is made.
-    pub(crate) products: Products,
     /// The update is multiplied with it.
     pub(crate) scale: f32,
 }
@@ -33,7 +30,6 @@ impl LowRankShape {
     fn narrow(&self) -> LinearShape {
         LinearShape {
             d_out: self.rank,
-            products: self.products,
             ..self.map
         }
     }
@@ -61,12 +57,15 @@ pub(super) fn run(
     [a, b]: [&FlexTensor; 2],
     shape: &LowRankShape,
 ) -> (FlexTensor, FlexTensor) {
-    let isa = Isa::current();
-    let x = floats(x);
-    let low = linear::forward(isa, &shape.narrow(), x, stored(a), None);
-    let low = shape.scaled(low);
     let (map, bias) = (&shape.map, Some(floats(bias)));
-    let y = linear::forward_low_rank(isa, map, x, stored(weight), bias, &low, stored(b));
+    let factors = Factors {
+        a: stored(a),
+        b: stored(b),
+        rank: shape.rank,
+        scale: shape.scale,
+    };
+    let (isa, x, weight) = (Isa::current(), floats(x), stored(weight));
+    let (y, low) = linear::forward_low_rank(isa, map, x, weight, bias, &factors);
     (
         tensor(y, [map.n, map.d_out]),
         tensor(low, [map.n, shape.rank]),

@@ -141,6 +141,13 @@ fn floats(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("a packed f32 tensor")
 }
 
+/// The values of a packed f32 tensor that is all of its memory and its only owner.
+fn own(tensor: &mut FlexTensor) -> Option<&mut [f32]> {
+    let count = tensor.layout().num_elements();
+    let values = tensor.try_storage_mut::<f32>()?;
+    (values.len() == count).then_some(values)
+}
+
 /// The values of a packed weight.
 fn stored(tensor: &FlexTensor) -> Stored<'_> {
     match tensor.dtype() {
@@ -239,7 +246,7 @@ impl KernelOps for Flex {
     }
 
     fn kernel_pointwise(x: FlexTensor, function: Function) -> FlexTensor {
-        pointwise::run(&packed(x), function)
+        pointwise::run_in_place(packed(x), function)
     }
 
     fn kernel_geglu(x: FlexTensor) -> FlexTensor {

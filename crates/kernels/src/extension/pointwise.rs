@@ -1,7 +1,7 @@
 //! Functions of single values and gated rows: the input is kept.
 
 use super::{
-    floats, like, packed,
+    floats, like, own, packed,
     tape::{
         Backward, CheckpointStrategy, Checkpointer, Flex, FlexTensor, Gradients, Ops, Taped, record,
     },
@@ -14,6 +14,15 @@ use crate::fast::{
 
 pub(super) fn run(x: &FlexTensor, function: Function) -> FlexTensor {
     like(elementwise::apply(Isa::current(), function, floats(x)), x)
+}
+
+/// In the memory of `x` where nothing else looks at it.
+pub(super) fn run_in_place(mut x: FlexTensor, function: Function) -> FlexTensor {
+    match own(&mut x) {
+        Some(values) => elementwise::apply_to(Isa::current(), function, values),
+        None => return run(&x, function),
+    }
+    x
 }
 
 pub(super) fn run_geglu(x: &FlexTensor) -> FlexTensor {

@@ -1,4 +1,4 @@
-//! A convolution whose weight is much larger than its input, on matrix tiles: a task takes some of the output channels, packs its
+//! A convolution whose weight is larger than its input, on matrix tiles: a task takes some of the output channels, packs its
 //! part of the weight in its own cache and multiplies it with all pixels, so that the weight passes through memory once.
 //!
 //! Sums are in the order of [`conv`](super::conv)'s strips: the same bits.
@@ -24,9 +24,12 @@ use super::{
 /// Pixels of a strip: with them the input's chunk stays in the cache for all of a task's outputs.
 const STRIP: usize = 256;
 
-/// How many times larger than the expanded input the weight is where this pays: with 35 a convolution was 6 to 12 % quicker,
-/// with 5 it was as quick as by strips, with 1 slower by a quarter (docs/benchmarks.md).
-const LARGER: usize = 8;
+/// How many times larger than the expanded input the weight is where this pays (docs/benchmarks.md): of 3x3 kernels, 1280 -> 640
+/// @ 32 with 3.6 was a fifth quicker than by strips, 320 -> 160 @ 32 with 1.2 as quick, 512 -> 512 @ 64 with 1 slower.
+const LARGER: usize = 2;
+
+/// The same of single values, beside a product of matrices: with 1.2 a quarter quicker, with 0.6 as quick.
+const LARGER_OF_PIXELS: usize = 1;
 
 /// Values of a pair of channels.
 const PAIR: usize = 2;
@@ -39,8 +42,12 @@ pub(super) fn pays(isa: Isa, shape: &ConvShape) -> bool {
     }
     let [c_in, ..] = shape.input;
     let weight = shape.output[0] * c_in * shape.taps() / PAIR;
+    let larger = match shape.taps() {
+        1 => LARGER_OF_PIXELS,
+        _ => LARGER,
+    };
     let expanded = shape.batch * c_in.div_ceil(PAIR) * whole(isa, shape).floats();
-    c_in > 0 && shape.batch > 0 && LARGER * expanded <= weight
+    c_in > 0 && shape.batch > 0 && larger * expanded <= weight
 }
 
 /// All rows of the output as one strip.
@@ -246,37 +253,41 @@ mod tests {
             (1, [300, 16, 16], 90),
             (1, [70, 3, 32], 33),
         ] {
-            let shape = ConvShape {
-                batch,
-                input: [c_in, h, w],
-                output: [c_out, h, w],
-                kernel: [3, 3],
-                stride: 1,
-                before: [1, 1],
-                products: Products::Bf16,
-            };
-            let x = noise(batch * c_in * h * w, 1);
-            let plain: Vec<bf16> = noise(c_out * c_in * 9, 2)
-                .into_iter()
-                .map(bf16::from_f32)
-                .collect();
-            let bias = noise(c_out, 3);
-            let orders = [[c_in * 9, 9], [9, c_out * 9]].map(|strides| WeightOrder {
-                strides,
-                taps: (0..9).collect(),
-            });
-            for isa in Isa::available() {
-                if shape.products.kernel(isa) != Kernel::Tiles {
-                    continue;
-                }
-                for order in &orders {
-                    for bias in [None, Some(&bias[..])] {
-                        let weight = Stored::Bf16(&plain);
-                        let strips = in_strips(isa, &shape, &x, weight, order, bias);
-                        assert!(
-                            run(isa, &shape, &x, weight, order, bias) == strips,
-                            "{shape:?} on {isa:?}"
-                        );
+            for side in [1, 3] {
+                let taps = side * side;
+                let shape = ConvShape {
+                    batch,
+                    input: [c_in, h, w],
+                    output: [c_out, h, w],
+                    kernel: [side, side],
+                    stride: 1,
+                    before: [side as isize / 2; 2],
+                    products: Products::Bf16,
+                };
+                let x = noise(batch * c_in * h * w, 1);
+                let plain: Vec<bf16> = noise(c_out * c_in * taps, 2)
+                    .into_iter()
+                    .map(bf16::from_f32)
+                    .collect();
+                let bias = noise(c_out, 3);
+                let orders =
+                    [[c_in * taps, taps], [taps, c_out * taps]].map(|strides| WeightOrder {
+                        strides,
+                        taps: (0..taps).collect(),
+                    });
+                for isa in Isa::available() {
+                    if shape.products.kernel(isa) != Kernel::Tiles {
+                        continue;
+                    }
+                    for order in &orders {
+                        for bias in [None, Some(&bias[..])] {
+                            let weight = Stored::Bf16(&plain);
+                            let strips = in_strips(isa, &shape, &x, weight, order, bias);
+                            assert!(
+                                run(isa, &shape, &x, weight, order, bias) == strips,
+                                "{shape:?} on {isa:?}"
+                            );
+                        }
                     }
                 }
             }

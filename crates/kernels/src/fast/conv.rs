@@ -114,7 +114,7 @@ pub(crate) fn forward(
 ) -> Vec<f32> {
     let [c_in, ..] = shape.input;
     let taps = shape.taps();
-    if shape.is_pointwise() {
+    if shape.is_pointwise() && !by_outputs::pays(isa, shape) {
         return pointwise(isa, shape.output[0], [c_in, 1], shape, x, weight, bias);
     }
     if !winograd::pays(shape) && gathered::pays(shape) {

@@ -145,26 +145,43 @@ fn polynomial<S: Simd, const N: usize>(s: S, t: S::V, coefficients: [f32; N]) ->
 }
 
 /// `y = f(x)`.
-pub(crate) fn apply(isa: Isa, function: Function, x: &[f32]) -> Vec<f32> {
-    struct Apply<'a>(Function, &'a [f32], &'a mut [f32]);
-    impl Job for Apply<'_> {
-        type Out = ();
-        #[inline(always)]
-        fn run<S: Simd>(self, s: S) {
-            // One loop for each function, not a choice for each vector.
-            match self.0 {
-                Function::Silu => map!(s, self.1, self.2, |x| Function::Silu.value(s, x)),
-                Function::Gelu => map!(s, self.1, self.2, |x| Function::Gelu.value(s, x)),
-                Function::GeluTanh => map!(s, self.1, self.2, |x| Function::GeluTanh.value(s, x)),
-                Function::QuickGelu => map!(s, self.1, self.2, |x| Function::QuickGelu.value(s, x)),
-            }
+struct Apply<'a>(Function, &'a [f32], &'a mut [f32]);
+
+impl Job for Apply<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // One loop for each function, not a choice for each vector.
+        match self.0 {
+            Function::Silu => map!(s, self.1, self.2, |x| Function::Silu.value(s, x)),
+            Function::Gelu => map!(s, self.1, self.2, |x| Function::Gelu.value(s, x)),
+            Function::GeluTanh => map!(s, self.1, self.2, |x| Function::GeluTanh.value(s, x)),
+            Function::QuickGelu => map!(s, self.1, self.2, |x| Function::QuickGelu.value(s, x)),
         }
     }
+}
+
+/// `y = f(x)`.
+pub(crate) fn apply(isa: Isa, function: Function, x: &[f32]) -> Vec<f32> {
     // SAFETY: the chunks' results cover it.
     let mut y = unsafe { unwritten(x.len()) };
     let chunks = y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
     chunks.for_each(|(y, x)| dispatch(isa, Apply(function, x, y)));
     y
+}
+
+/// `f(x)` in place of `x`: the same values.
+pub(crate) fn apply_to(isa: Isa, function: Function, x: &mut [f32]) {
+    /// Values that are copied first; they stay in the first-level cache.
+    const BLOCK: usize = 1024;
+    x.par_chunks_mut(CHUNK).for_each(|x| {
+        let mut copy = [0.0; BLOCK];
+        for x in x.chunks_mut(BLOCK) {
+            let copy = &mut copy[..x.len()];
+            copy.copy_from_slice(x);
+            dispatch(isa, Apply(function, copy, x));
+        }
+    });
 }
 
 /// The gradient of `x`.

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{
     dot::{self, Dot, Order},
-    gemm::{self, Bias, Gemm, More, Operand},
+    gemm::{self, Bias, Gemm, More, Operand, Update},
     isa::Isa,
     pairs::Products,
     shared::unwritten,
@@ -48,7 +48,7 @@ pub(crate) fn forward(
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
     if shape.n > FEW {
-        return forward_packed(isa, shape, x, weight, bias, None);
+        return product(isa, &of_rows(shape, x, weight, bias));
     }
     let LinearShape { n, d_in, d_out, .. } = *shape;
     assert_eq!(x.len(), n * d_in);
@@ -69,40 +69,66 @@ pub(crate) fn forward(
     y
 }
 
-/// `y + low bT`, `[n, d_out]`, for `y` the linear map's and `low` `[n, rank]`, `b` `[d_out, rank]`.
+/// A low-rank update of a linear map: `scale b a`, with `a` `[rank, d_in]` and `b` `[d_out, rank]`.
+pub(crate) struct Factors<'a> {
+    /// The narrow factor.
+    pub(crate) a: Stored<'a>,
+    /// The wide one.
+    pub(crate) b: Stored<'a>,
+    /// Rank.
+    pub(crate) rank: usize,
+    /// The narrow product is multiplied with it.
+    pub(crate) scale: f32,
+}
+
+/// `y`, `[n, d_out]`, with the weight updated, and the narrow product `scale x aT`, `[n, rank]`.
 pub(crate) fn forward_low_rank(
     isa: Isa,
     shape: &LinearShape,
     x: &[f32],
     weight: Stored<'_>,
     bias: Option<&[f32]>,
-    low: &[f32],
-    b: Stored<'_>,
-) -> Vec<f32> {
-    let rank = b.len() / shape.d_out;
-    assert_eq!(low.len(), shape.n * rank);
-    if shape.n > FEW {
-        let update = more(low, rank, rows(b, rank));
-        return forward_packed(isa, shape, x, weight, bias, update);
+    factors: &Factors<'_>,
+) -> (Vec<f32>, Vec<f32>) {
+    let LinearShape { n, d_in, d_out, .. } = *shape;
+    let Factors { a, b, rank, scale } = *factors;
+    assert_eq!((a.len(), b.len()), (rank * d_in, d_out * rank));
+    if n > FEW {
+        let gemm = of_rows(shape, x, weight, bias);
+        let update = Update {
+            rank,
+            narrow: rows(a, d_in),
+            wide: rows(b, rank),
+            scale,
+        };
+        // SAFETY: the products write every value.
+        let (mut y, mut low) = unsafe { (unwritten(n * d_out), unwritten(n * rank)) };
+        gemm::run_with_update(isa, &gemm, &update, &mut low, &mut y);
+        return (y, low);
     }
-    let mut y = forward(isa, shape, x, weight, bias);
-    let update = LinearShape {
+    let narrow = LinearShape {
+        d_out: rank,
+        ..*shape
+    };
+    let wide = LinearShape {
         d_in: rank,
         ..*shape
     };
-    let term = forward(isa, &update, low, b, None);
+    let mut low = forward(isa, &narrow, x, a, None);
+    low.iter_mut().for_each(|v| *v *= scale);
+    let mut y = forward(isa, shape, x, weight, bias);
+    let term = forward(isa, &wide, &low, b, None);
     y.iter_mut().zip(term).for_each(|(y, term)| *y += term);
-    y
+    (y, low)
 }
 
-fn forward_packed(
-    isa: Isa,
+/// The map of `x`, in packed parts.
+fn of_rows<'a>(
     shape: &LinearShape,
-    x: &[f32],
-    weight: Stored<'_>,
-    bias: Option<&[f32]>,
-    more: Option<More<'_>>,
-) -> Vec<f32> {
+    x: &'a [f32],
+    weight: Stored<'a>,
+    bias: Option<&'a [f32]>,
+) -> Gemm<'a> {
     let LinearShape {
         n,
         d_in,
@@ -110,18 +136,17 @@ fn forward_packed(
         products,
     } = *shape;
     assert_eq!(x.len(), n * d_in);
-    let gemm = Gemm {
+    Gemm {
         m: n,
         n: d_out,
         k: d_in,
         a: rows(Stored::F32(x), d_in),
         b: rows(weight, d_in),
         batch: 1,
-        more,
+        more: None,
         bias: bias.map_or(Bias::None, Bias::Columns),
         products,
-    };
-    product(isa, &gemm)
+    }
 }
 
 /// The product as a vector of its own.

@@ -37,8 +37,8 @@ impl WeightOrder {
 /// Taps of the usual kernel.
 const THREE_BY_THREE: usize = 9;
 
-/// Packs a block of a bfloat16 weight of 3x3 kernels into tiles.
-struct Deal<'a> {
+/// Packs a block of a bfloat16 weight of kernels of `T` taps into tiles.
+struct Deal<'a, const T: usize> {
     /// Its rows, all input channels of an output.
     rows: ChunksExact<'a, bf16>,
     /// The first input channel.
@@ -48,28 +48,32 @@ struct Deal<'a> {
     to: &'a mut [f32],
 }
 
-impl Job for Deal<'_> {
+impl<const T: usize> Job for Deal<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        const T: usize = THREE_BY_THREE;
         assert_eq!(S::LANES, DEPTH, "tiles come with AVX-512");
         let blocks = self.rows.len();
-        for (m, row) in self.rows.enumerate() {
-            let row = &row[self.from * T..];
-            for (group, to) in self.to.chunks_exact_mut(T * TILE).enumerate() {
-                let first = 2 * DEPTH * group;
+        // A group of channels of all rows at a time: its tiles stay in the first-level cache until they are full.
+        for (group, to) in self.to.chunks_exact_mut(T * TILE).enumerate() {
+            let first = 2 * DEPTH * group;
+            for (m, row) in self.rows.clone().enumerate() {
+                let row = &row[self.from * T..];
                 let count = (2 * self.count - first)
                     .min(2 * DEPTH)
                     .min(row.len() / T - first);
                 let from = &row[first * T..(first + count) * T];
+                // The row's next group: sixteen rows in turn are too many streams for the machine to follow by itself.
+                for line in 0..T {
+                    s.prefetch(from.as_ptr().wrapping_add(2 * DEPTH * (T + line)).cast());
+                }
                 let to = &mut to[m * DEPTH..][..(T - 1) * TILE + DEPTH];
                 // SAFETY: `from` holds all channels of a tile, as does the copy; `to` the rows of all taps.
                 unsafe {
                     if count == 2 * DEPTH {
                         s.deal::<T>(from.as_ptr().cast(), to.as_mut_ptr(), TILE);
                     } else {
-                        let mut all = [bf16::ZERO; 2 * DEPTH * T];
+                        let mut all = [bf16::ZERO; 2 * DEPTH * THREE_BY_THREE];
                         all[..from.len()].copy_from_slice(from);
                         s.deal::<T>(all.as_ptr().cast(), to.as_mut_ptr(), TILE);
                     }
@@ -199,26 +203,37 @@ pub(super) fn pack_block(
     part: [usize; 4],
     to: &mut [f32],
 ) {
-    let [e0, count, co0, block] = part;
     match weight {
         Stored::Bf16(w) if kernel == Kernel::Tiles && order.is_plain([c_in, THREE_BY_THREE]) => {
-            let row = c_in * THREE_BY_THREE;
-            let rows = w[co0 * row..][..block * row].chunks_exact(row);
-            let from = 2 * e0;
-            dispatch(
-                isa,
-                Deal {
-                    rows,
-                    from,
-                    count,
-                    to,
-                },
-            );
+            deal::<THREE_BY_THREE>(isa, w, c_in, part, to);
+        }
+        Stored::Bf16(w) if kernel == Kernel::Tiles && order.is_plain([c_in, 1]) => {
+            deal::<1>(isa, w, c_in, part, to);
         }
         Stored::F32(w) => pack(kernel, w, order, c_in, part, to),
         Stored::Bf16(w) => pack(kernel, w, order, c_in, part, to),
         Stored::F16(w) => pack(kernel, w, order, c_in, part, to),
     }
+}
+
+/// [`pack_block`] of a weight of `T` taps in their plain order.
+fn deal<const T: usize>(
+    isa: Isa,
+    weight: &[bf16],
+    c_in: usize,
+    [e0, count, co0, block]: [usize; 4],
+    to: &mut [f32],
+) {
+    let row = c_in * T;
+    let rows = weight[co0 * row..][..block * row].chunks_exact(row);
+    let from = 2 * e0;
+    let job = Deal::<T> {
+        rows,
+        from,
+        count,
+        to,
+    };
+    dispatch(isa, job);
 }
 
 /// Values of a block for the chunk from element `e0`.

@@ -12,6 +12,7 @@
 pub(super) mod micro;
 pub(super) mod pack;
 mod tiles;
+mod update;
 mod vectors;
 
 use std::ops::Range;
@@ -32,6 +33,8 @@ use super::{
     simd::{dispatch, dispatch_pairs},
     stored::Stored,
 };
+
+pub(super) use update::{Update, run_with_update};
 
 /// Most elements of an operand that are packed at a time.
 const PACKED: usize = 6 << 20;
@@ -123,21 +126,8 @@ impl Blocks {
 
 /// The product into `out` `[batch, m, n]`.
 pub(super) fn run(isa: Isa, gemm: &Gemm<'_>, out: &mut [f32]) {
-    let Gemm {
-        batch,
-        m,
-        n,
-        k,
-        a,
-        b,
-        ..
-    } = *gemm;
+    let Gemm { batch, m, n, k, .. } = *gemm;
     assert_eq!(out.len(), batch * m * n);
-    match gemm.bias {
-        Bias::None => {}
-        Bias::Rows(bias) => assert_eq!(bias.len(), m),
-        Bias::Columns(bias) => assert_eq!(bias.len(), n),
-    }
     if out.is_empty() {
         return;
     }
@@ -151,48 +141,7 @@ pub(super) fn run(isa: Isa, gemm: &Gemm<'_>, out: &mut [f32]) {
         }
         return;
     }
-    let kernel = gemm.products.kernel(isa);
-    let elements = |k: usize| k.div_ceil(kernel.values()).next_multiple_of(kernel.depth());
-    let mut stretches = vec![Stretch {
-        a,
-        b,
-        k,
-        elements: 0..elements(k),
-    }];
-    if let Some(More { k, a, b }) = gemm.more {
-        assert!(batch == 1 && k > 0);
-        let first = stretches[0].elements.end;
-        stretches.push(Stretch {
-            a,
-            b,
-            k,
-            elements: first..first + elements(k),
-        });
-    }
-    for Stretch { a, b, k, .. } in &stretches {
-        let last =
-            |rows: usize, of: &Operand<'_>| (rows - 1) * of.row_stride + (k - 1) * of.k_stride;
-        assert!(a.values.len() > last(m, a));
-        assert!(b.values.len() > (batch - 1) * n * k + last(n, b));
-    }
-    let padded = stretches[stretches.len() - 1].elements.end;
-    let chunk = padded
-        .div_ceil(padded.div_ceil(match kernel {
-            Kernel::Tiles => tiles::CHUNK,
-            Kernel::Single | Kernel::Pair => vectors::CHUNK,
-        }))
-        .next_multiple_of(kernel.depth());
-    let plan = Plan {
-        isa,
-        gemm,
-        stretches,
-        kernel,
-        width: 2 * dispatch(isa, Lanes),
-        chunk,
-        padded,
-        blocks: Blocks::new(isa, kernel, m),
-    };
-    plan.run(out);
+    Plan::new(isa, gemm).run(out);
 }
 
 /// A stretch of the sums, over operands of its own.
@@ -214,9 +163,78 @@ struct Plan<'a> {
     width: usize,
     /// Elements of a chunk.
     chunk: usize,
-    /// Elements of a packed row.
+    /// Elements that are summed.
+    summed: usize,
+    /// Elements of a packed row of `a`.
     padded: usize,
     blocks: Blocks,
+}
+
+impl<'a> Plan<'a> {
+    /// Of a product of at least one value and one summand.
+    fn new(isa: Isa, gemm: &'a Gemm<'a>) -> Self {
+        let Gemm {
+            batch,
+            m,
+            n,
+            k,
+            a,
+            b,
+            ..
+        } = *gemm;
+        assert!(batch * m * n * k > 0);
+        match gemm.bias {
+            Bias::None => {}
+            Bias::Rows(bias) => assert_eq!(bias.len(), m),
+            Bias::Columns(bias) => assert_eq!(bias.len(), n),
+        }
+        let kernel = gemm.products.kernel(isa);
+        let mut stretches = vec![Stretch {
+            a,
+            b,
+            k,
+            elements: 0..elements(kernel, k),
+        }];
+        if let Some(More { k, a, b }) = gemm.more {
+            assert!(batch == 1 && k > 0);
+            let first = stretches[0].elements.end;
+            stretches.push(Stretch {
+                a,
+                b,
+                k,
+                elements: first..first + elements(kernel, k),
+            });
+        }
+        for Stretch { a, b, k, .. } in &stretches {
+            let last =
+                |rows: usize, of: &Operand<'_>| (rows - 1) * of.row_stride + (k - 1) * of.k_stride;
+            assert!(a.values.len() > last(m, a));
+            assert!(b.values.len() > (batch - 1) * n * k + last(n, b));
+        }
+        let summed = stretches[stretches.len() - 1].elements.end;
+        let chunk = summed
+            .div_ceil(summed.div_ceil(match kernel {
+                Kernel::Tiles => tiles::CHUNK,
+                Kernel::Single | Kernel::Pair => vectors::CHUNK,
+            }))
+            .next_multiple_of(kernel.depth());
+        Self {
+            isa,
+            gemm,
+            stretches,
+            kernel,
+            width: 2 * dispatch(isa, Lanes),
+            chunk,
+            summed,
+            padded: summed,
+            blocks: Blocks::new(isa, kernel, m),
+        }
+    }
+}
+
+/// Elements of so many values, with what fills the last of the kernel's steps.
+fn elements(kernel: Kernel, k: usize) -> usize {
+    k.div_ceil(kernel.values()).next_multiple_of(kernel.depth())
 }
 
 impl Plan<'_> {
@@ -250,35 +268,46 @@ impl Plan<'_> {
         }
     }
 
-    fn pack_blocks(&self, range: Range<usize>, to: &mut [f32]) {
+    /// Packed blocks of `a` and their parts of `to`.
+    fn parts<'b>(&self, range: Range<usize>, to: &'b mut [f32]) -> Vec<(usize, &'b mut [f32])> {
         let mut rest = to;
         let mut parts = Vec::with_capacity(range.len());
         for block in range {
-            let (part, tail) =
-                rest.split_at_mut(self.padded * self.blocks.room(self.kernel, block));
+            let room = self.padded * self.blocks.room(self.kernel, block);
+            let (part, tail) = rest.split_at_mut(room);
             parts.push((block, part));
             rest = tail;
         }
+        parts
+    }
+
+    fn pack_blocks(&self, range: Range<usize>, to: &mut [f32]) {
+        let parts = self.parts(range, to);
         parts.into_par_iter().for_each(|(block, to)| {
-            let rows = self.blocks.sizes[block];
             for stretch in &self.stretches {
-                self.pack(Pack {
-                    from: stretch.a,
-                    offset: 0,
-                    first: self.blocks.starts[block],
-                    rows,
-                    k: stretch.k,
-                    skip: 0,
-                    values: self.kernel.values(),
-                    layout: match self.kernel {
-                        Kernel::Tiles => Layout::Tiles,
-                        _ => Layout::Interleaved(rows),
-                    },
-                    elements: stretch.elements.clone(),
-                    padded: self.padded,
-                    to: &mut *to,
-                });
+                self.pack_block(block, stretch, self.blocks.starts[block], to);
             }
+        });
+    }
+
+    /// Packs a block's part of a stretch, which is the operand's rows from `first` on.
+    fn pack_block(&self, block: usize, stretch: &Stretch<'_>, first: usize, to: &mut [f32]) {
+        let rows = self.blocks.sizes[block];
+        self.pack(Pack {
+            from: stretch.a,
+            offset: 0,
+            first,
+            rows,
+            k: stretch.k,
+            skip: 0,
+            values: self.kernel.values(),
+            layout: match self.kernel {
+                Kernel::Tiles => Layout::Tiles,
+                _ => Layout::Interleaved(rows),
+            },
+            elements: stretch.elements.clone(),
+            padded: self.padded,
+            to,
         });
     }
 

@@ -16,15 +16,15 @@ use super::{
     micro::{Start, begin, put},
 };
 
-/// Most elements of a chunk.
-pub(super) const CHUNK: usize = 768;
+/// Most elements of a chunk: 1536 values and a low-rank update of rank 32 are one.
+pub(super) const CHUNK: usize = 784;
 /// Elements of `b` that a task packs at a time; they stay in the second-level cache.
-const PACKED: usize = 96 << 10;
+const PACKED: usize = 4 * BLOCK * CHUNK;
 /// Rows of a task.
 const ROWS: usize = 1024;
 
 /// Rows and columns of a block of tiles.
-const BLOCK: usize = 2 * SIDE;
+pub(super) const BLOCK: usize = 2 * SIDE;
 
 impl Plan<'_> {
     /// All products, by tiles.
@@ -39,7 +39,7 @@ impl Plan<'_> {
     }
 
     /// The packed blocks of `range` times all columns.
-    fn times_all_columns(&self, range: Range<usize>, a: &[f32], out: &Shared) {
+    pub(super) fn times_all_columns(&self, range: Range<usize>, a: &[f32], out: &Shared) {
         let panels_each = self.panels_each();
         assert_eq!(self.width, BLOCK);
         let batch = self.gemm.batch;
@@ -70,13 +70,13 @@ impl Plan<'_> {
             let (blocks, panels) = part(task);
             let following = (task + 1 < tasks).then(|| part(task + 1).1);
             with_scratch(Scratch::Products, panels.len() * self.chunk * BLOCK, |b| {
-                for k0 in (0..self.padded).step_by(self.chunk) {
-                    let depth = self.chunk.min(self.padded - k0);
+                for k0 in (0..self.summed).step_by(self.chunk) {
+                    let depth = self.chunk.min(self.summed - k0);
                     let b = &mut b[..panels.len() * depth * BLOCK];
                     for (panel, b) in panels.clone().zip(b.chunks_exact_mut(depth * BLOCK)) {
                         self.pack_panel(panel, panels_each, k0..k0 + depth, b);
                     }
-                    let next = if k0 + depth < self.padded {
+                    let next = if k0 + depth < self.summed {
                         Some((panels.start, k0 + depth))
                     } else {
                         (following.clone().filter(|next| *next != panels))
@@ -148,23 +148,23 @@ impl Plan<'_> {
 }
 
 /// Packed rows times packed panels, over one chunk.
-struct Task<'a> {
+pub(super) struct Task<'a> {
     /// All chunks of blocks of two rows of tiles, `[blocks, 2, padded / 16, 16, 16]`; the last may have one row of tiles.
-    a: &'a [f32],
-    padded: usize,
-    rows: usize,
+    pub(super) a: &'a [f32],
+    pub(super) padded: usize,
+    pub(super) rows: usize,
     /// `[panels, depth, 32]`.
-    b: &'a [f32],
-    columns: usize,
+    pub(super) b: &'a [f32],
+    pub(super) columns: usize,
     /// The first row's first column.
-    c: *mut f32,
-    c_stride: usize,
-    start: Start<'a>,
+    pub(super) c: *mut f32,
+    pub(super) c_stride: usize,
+    pub(super) start: Start<'a>,
     /// The chunk's first element and its elements.
-    k0: usize,
-    depth: usize,
+    pub(super) k0: usize,
+    pub(super) depth: usize,
     /// What is fetched meanwhile: rows of `b`, as many as there are columns.
-    next: Next,
+    pub(super) next: Next,
 }
 
 impl Job for Task<'_> {

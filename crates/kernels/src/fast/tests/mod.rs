@@ -6,6 +6,7 @@ mod convolutions;
 mod guard;
 mod matrices;
 mod norms;
+mod updates;
 mod winograd;
 
 use self::convolutions::{CASES, shape};
@@ -73,6 +74,10 @@ fn activations_and_their_slopes_match_f64() {
     for (function, f) in functions {
         for isa in Isa::available() {
             let got = elementwise::apply(isa, function, &x);
+            let mut in_place = x.clone();
+            elementwise::apply_to(isa, function, &mut in_place);
+            let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&in_place), bits(&got), "{function:?} on {isa:?}");
             let slope = elementwise::backward(isa, function, &x, &ones);
             for (i, &x) in x.iter().enumerate() {
                 if x.is_nan() {
