@@ -167,7 +167,7 @@ fn of_repository(repository: &Repository, given: &Given, _: Consent) -> anyhow::
     if repository.snapshot().is_none() && !repository.folder().is_some_and(|folder| folder.is_dir())
     {
         anyhow::bail!(
-            "{id} is no file, no folder and nothing in Hugging Face's cache; give a prior's folder or safetensors file, or build reclair with `--features hub` to download it"
+            "{id} is no file, no folder and nothing in Hugging Face's cache; give a prior's folder or safetensors file, or build reclair without `--no-default-features` to download it"
         );
     }
     Ok(Folder::open_with(id.as_ref(), given)?)

@@ -22,7 +22,7 @@ pub(in crate::cli) struct Args {
     #[arg(short, long, value_name = "OUT")]
     pub(super) output: PathBuf,
     /// The prior: `mini` (embedded), a folder in diffusers' layout, a safetensors checkpoint, or OWNER/NAME[@REVISION] in
-    /// Hugging Face's cache (or on the hub, with the feature `hub`).
+    /// Hugging Face's cache or on its hub (the licence is shown first).
     #[arg(long, default_value = "mini")]
     prior: String,
     #[command(flatten)]
