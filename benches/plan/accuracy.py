@@ -3,9 +3,9 @@
     python3 benches/plan/accuracy.py PROGRAM PHOTOS [--folder DIR] [--steps N] [CASE ...]
 
 Needs diffusers and transformers (for the middle-sized prior: an SDXL-shaped U-Net and its encoders with random weights in bfloat16). Cases,
-all but `sdxl` by default: `joint-64`, `joint-96` (mini's last leg at two crops), `adapter-mini` (adapter and LoRA over mini, the gradient in pieces), `adapter`
+all but `sdxl` and `sdxl-encoder` by default: `joint-64`, `joint-96` (mini's last leg at two crops), `adapter-mini` (adapter and LoRA over mini, the gradient in pieces), `adapter`
 (the same over the middle-sized prior), `sdxl` (the same over SDXL at full size, 512x512, one sample: `--sdxl` is the folder of
-`benches/peers/full_size.py sdxl pipeline`), `encoder` (mini's degradation-robust encoder) and `vae`. Only `adapter` needs diffusers. A run's peak memory is the kernel's (wait4); its seconds are the mean over its steps without the first three. Few
+`benches/peers/full_size.py sdxl pipeline`), `sdxl-encoder` (SDXL's degradation-robust encoder at 512x512, of the same folder), `encoder` (mini's degradation-robust encoder) and `vae`. Only `adapter` needs diffusers. A run's peak memory is the kernel's (wait4); its seconds are the mean over its steps without the first three. Few
 decoded photographs are kept, so that the runs fill their room, as longer ones with more room would. Bars: memory within 15 %, time within
 30 %; a miss makes the exit code 1.
 """
@@ -81,6 +81,9 @@ d_emb = {width}
 groups = 16
 """
     mini = f"{ROOT}/models/mini/prior"
+    if case == "sdxl-encoder":
+        more = start % ("encoder", sdxl) + data % (512, 250, 1, "f32", "gradient = { cut = 100 }")
+        return more.replace('start = "fresh"', 'start = "model"')
     if case == "encoder":
         more = start % ("encoder", mini) + data % (96, 250, 12, "f32", "")
         return more.replace('start = "fresh"', 'start = "model"')

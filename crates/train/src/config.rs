@@ -182,15 +182,15 @@ impl Precision {
     }
 }
 
-/// How the gradient of the denoising loss is made.
+/// How the gradient is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Gradient {
     /// One tape over the whole network: three forwards' worth of work.
     #[default]
     Whole,
-    /// In so many pieces of the network, each taped alone: four forwards' worth of work, the memory of
-    /// one piece and of what enters each.
+    /// In so many pieces of the network (of each half of an autoencoder), each taped alone: four forwards' worth of work, the
+    /// memory of one piece and of what enters each.
     Cut(usize),
 }
 
@@ -293,7 +293,7 @@ impl TrainConfig {
         let needs_adapter = matches!(self.stage, Stage::Joint | Stage::Adapter);
         let needs_pairs = needs_adapter || self.stage == Stage::Encoder;
         let trains_text = matches!(self.stage, Stage::Prior | Stage::Joint);
-        let whole_only = matches!(self.stage, Stage::Vae | Stage::Encoder);
+        let trains_encoder = matches!(self.stage, Stage::Vae | Stage::Encoder);
         let probability = |p: f64| (0.0..=1.0).contains(&p);
         let o = &self.optimise;
         let wrong = [
@@ -357,10 +357,6 @@ impl TrainConfig {
                 "this stage computes with the prior's autoencoder, and SDXL's overflows f16: take optimise.precision = \"f32\" or \"bf16\"",
             ),
             (
-                whole_only && o.gradient != Gradient::Whole,
-                "this stage has no optimise.gradient: leave it out",
-            ),
-            (
                 self.lora.is_some() && self.stage != Stage::Adapter,
                 "only stage \"adapter\" trains LoRA: leave the section [lora] out",
             ),
@@ -373,7 +369,7 @@ impl TrainConfig {
                 "only stage \"adapter\" reads frozen text encoders: leave text_encoder_models out",
             ),
             (
-                self.data.cache_latents > 0 && whole_only,
+                self.data.cache_latents > 0 && trains_encoder,
                 "this stage trains an encoder: leave data.cache_latents out",
             ),
             (

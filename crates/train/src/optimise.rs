@@ -8,7 +8,7 @@
 //!
 //! Source: Loshchilov and Hutter, 1711.05101; the arithmetic of PyTorch's `AdamW`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use rayon::prelude::*;
 
@@ -16,6 +16,21 @@ use crate::config::Optimise;
 
 /// Values by tensor name.
 pub type Named = BTreeMap<String, Vec<f32>>;
+
+/// Adds `more` of the same tensors to `sum`.
+pub(crate) fn add_to(sum: &mut Named, more: Named) {
+    for (name, values) in more {
+        match sum.entry(name) {
+            Entry::Vacant(entry) => {
+                entry.insert(values);
+            }
+            Entry::Occupied(mut entry) => {
+                let sum = entry.get_mut().par_iter_mut();
+                sum.zip(values).for_each(|(sum, value)| *sum += value);
+            }
+        }
+    }
+}
 
 /// Values a thread works on at a time.
 const CHUNK: usize = 1 << 14;

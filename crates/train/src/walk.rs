@@ -21,7 +21,10 @@ use restore::{
     lora::Lora,
 };
 
-use crate::{config::Gradient, optimise::Named};
+use crate::{
+    config::Gradient,
+    optimise::{Named, add_to},
+};
 
 /// The networks of a step, all plain or with the trained ones as leaves of a tape.
 #[derive(Clone, Debug)]
@@ -280,20 +283,7 @@ impl Walk<'_> {
     }
 
     fn collect(&mut self, tape: &mut Gradients) {
-        for (name, gradient) in self.weights.gradients(tape) {
-            match self.sum.entry(name) {
-                std::collections::btree_map::Entry::Vacant(entry) => {
-                    entry.insert(gradient);
-                }
-                std::collections::btree_map::Entry::Occupied(mut entry) => {
-                    entry
-                        .get_mut()
-                        .iter_mut()
-                        .zip(gradient)
-                        .for_each(|(sum, g)| *sum += g);
-                }
-            }
-        }
+        add_to(&mut self.sum, self.weights.gradients(tape));
     }
 }
 
@@ -346,7 +336,8 @@ fn add(sum: &mut Grads, name: String, gradient: Any) {
 #[derive(Default)]
 struct Leaves(Vec<(String, Any)>);
 
-fn leaf<const D: usize>(tensor: &mut Tensor<D>) -> Tensor<D> {
+/// Makes a leaf of a tensor.
+pub(crate) fn leaf<const D: usize>(tensor: &mut Tensor<D>) -> Tensor<D> {
     *tensor = tensor.clone().without_autodiff().autodiff().require_grad();
     tensor.clone()
 }

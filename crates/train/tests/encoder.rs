@@ -17,9 +17,9 @@ use priors::{
 };
 use restore::adapter::ENCODER_FOLDER;
 use train::{
-    config::{EncoderLoss, EncoderTarget, TrainConfig},
+    config::{EncoderLoss, EncoderTarget, Gradient, Latent, Stage, TrainConfig},
     data::{Encoded, Place, Sample},
-    objective::{Encoder, Objective, tensor_from_images},
+    objective::{Encoder, Objective, Vae, tensor_from_images},
     optimise::{AdamW, Named, clip},
 };
 
@@ -179,6 +179,75 @@ fn degraded_pictures_come_nearer_and_clean_ones_stay_apart() {
     assert!(last < first, "its own loss falls: {first} to {last}");
     assert!(stated.spread < 0.1, "{}", stated.spread);
     assert!(stated.error[1] > 3.0 * before, "and pictures are lost");
+}
+
+/// Gradients of an objective over its initial values, with a scale, on one tape and in pieces.
+fn compare(what: &str, of: &dyn Fn(Gradient) -> Box<dyn Objective>) {
+    let samples = [sample(1), sample(2)];
+    let gradients = |how: Gradient| {
+        let objective = of(how);
+        let values = objective.initial().expect("mini's values");
+        let mut draws = [stream(3, "draws"), stream(4, "draws")];
+        let made = objective.evaluate(&values, &samples, &mut draws, 8.0);
+        made.expect("a batch")
+    };
+    let whole = gradients(Gradient::Whole);
+    for count in [1, 3, 1000] {
+        let pieces = gradients(Gradient::Cut(count));
+        let off = (pieces.loss - whole.loss).abs();
+        assert!(off <= 1e-6 * whole.loss, "{what}: loss {off:e} off");
+        assert!(pieces.gradients.keys().eq(whole.gradients.keys()), "{what}");
+        let (mut all, mut wrong) = (0.0, 0.0);
+        for (name, whole) in &whole.gradients {
+            for (a, b) in whole.iter().zip(&pieces.gradients[name]) {
+                all += f64::from(*a).powi(2);
+                wrong += f64::from(a - b).powi(2);
+            }
+        }
+        assert!(
+            all > 0.0 && wrong.sqrt() <= 1e-5 * all.sqrt(),
+            "{what} in {count} pieces: {:e} of {:e}",
+            wrong.sqrt(),
+            all.sqrt()
+        );
+    }
+}
+
+#[test]
+fn gradients_in_pieces_are_those_of_one_tape() {
+    let device = Device::flex();
+    let prior = EncoderLoss {
+        pixels: 0.7,
+        latent: 0.2,
+        clean: 0.4,
+        target: EncoderTarget::Prior,
+    };
+    let itself = EncoderLoss {
+        target: EncoderTarget::Itself,
+        ..prior.clone()
+    };
+    let latents = EncoderLoss {
+        pixels: 0.0,
+        clean: 0.0,
+        ..prior.clone()
+    };
+    for (what, loss) in [("prior", prior), ("itself", itself), ("latents", latents)] {
+        compare(what, &|how| {
+            let mut config = config(loss.clone());
+            config.optimise.gradient = how;
+            Box::new(Encoder::new(&config, &device).expect("mini's autoencoder"))
+        });
+    }
+    for latent in [Latent::Draw, Latent::Mean] {
+        compare(&format!("autoencoder, {latent:?}"), &|how| {
+            let mut config = config(EncoderLoss::default());
+            config.stage = Stage::Vae;
+            config.optimise.gradient = how;
+            config.vae.latent = latent;
+            (config.vae.l2, config.vae.kl) = (0.5, 0.1);
+            Box::new(Vae::new(&config, &device).expect("mini's autoencoder"))
+        });
+    }
 }
 
 #[test]

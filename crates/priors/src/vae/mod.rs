@@ -8,7 +8,7 @@
 mod config;
 mod pooled;
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use burn::tensor::Tensor;
 use kernels::Padding;
@@ -59,6 +59,22 @@ impl Segment {
             Body::Up(conv) => conv.forward(kernels::upsample_nearest2x(x)),
             Body::Out(parts) => parts.1.forward(parts.0.silu(x)),
         }
+    }
+}
+
+/// One half of the autoencoder as the chain of segments that it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Chain<'a>(&'a [Segment]);
+
+impl Chain<'_> {
+    /// Segments.
+    pub fn segments(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The feature behind the segments of `range` from the one before them, `[b, c, h, w]` each.
+    pub fn forward(&self, range: Range<usize>, x: Tensor<4>) -> Tensor<4> {
+        walk(&self.0[range], x, &mut |_, _| ())
     }
 }
 
@@ -154,14 +170,31 @@ impl AutoencoderKl {
         image: Tensor<4>,
         see: &mut dyn FnMut(&str, &Tensor<4>),
     ) -> Posterior {
-        self.posterior(walk(
-            &self.encoder,
-            fold(image, self.config.patch_size),
-            see,
-        ))
+        self.posterior(walk(&self.encoder, self.folded(image), see))
     }
 
-    fn posterior(&self, moments: Tensor<4>) -> Posterior {
+    /// From a [folded](Self::folded) picture to its [moments](Self::posterior).
+    pub fn encoder(&self) -> Chain<'_> {
+        Chain(&self.encoder)
+    }
+
+    /// From an [unscaled](Self::unscaled) latent to a picture, [still folded](Self::unfolded).
+    pub fn decoder(&self) -> Chain<'_> {
+        Chain(&self.decoder)
+    }
+
+    /// What enters the encoder for a picture `[b, 3, h, w]`: `[b, 3 p p, h / p, w / p]` with `patch_size` p.
+    pub fn folded(&self, image: Tensor<4>) -> Tensor<4> {
+        fold(image, self.config.patch_size)
+    }
+
+    /// The inverse of [`AutoencoderKl::folded`].
+    pub fn unfolded(&self, x: Tensor<4>) -> Tensor<4> {
+        unfold(x, self.config.patch_size)
+    }
+
+    /// The posterior that the encoder's last feature `[b, 2 c, h, w]` tells.
+    pub fn posterior(&self, moments: Tensor<4>) -> Posterior {
         let c = self.config.latent_channels;
         let mean = moments.clone().narrow(1, 0, c);
         let logvar = moments.narrow(1, c, c).clamp(-30.0, 20.0);
@@ -175,7 +208,7 @@ impl AutoencoderKl {
 
     /// As [`AutoencoderKl::decode`], showing each segment's name and output to `see`.
     pub fn decode_seen(&self, z: Tensor<4>, see: &mut dyn FnMut(&str, &Tensor<4>)) -> Tensor<4> {
-        unfold(walk(&self.decoder, z, see), self.config.patch_size)
+        self.unfolded(walk(&self.decoder, z, see))
     }
 
     /// The scaled latent the prior works on, from the posterior's mean.
@@ -208,11 +241,13 @@ impl AutoencoderKl {
         self.decode_pooled(self.unscaled(latent), tile_px, budget)
     }
 
-    fn latent_from_mean(&self, mean: Tensor<4>) -> Tensor<4> {
+    /// The scaled latent of a posterior's mean.
+    pub fn latent_from_mean(&self, mean: Tensor<4>) -> Tensor<4> {
         (mean - self.config.shift_factor) * self.config.scaling_factor
     }
 
-    fn unscaled(&self, latent: Tensor<4>) -> Tensor<4> {
+    /// The inverse of [`AutoencoderKl::latent_from_mean`].
+    pub fn unscaled(&self, latent: Tensor<4>) -> Tensor<4> {
         latent / self.config.scaling_factor + self.config.shift_factor
     }
 }

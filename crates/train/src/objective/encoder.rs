@@ -28,11 +28,13 @@ use serde_json::Value;
 use super::{
     Evaluation, Objective, below,
     fixed::{Fixed, folder_of},
-    image_from_tensor, tensor_from_images,
+    image_from_tensor,
+    pieces::{Pair, Pieces, of_leaf, sum, through},
+    tensor_from_images,
 };
 use crate::{
     Error,
-    config::{EncoderLoss, EncoderTarget, Start, TrainConfig},
+    config::{EncoderLoss, EncoderTarget, Gradient, Start, TrainConfig},
     data::Sample,
     start::{Stored, Take, copy_rest, start_values},
 };
@@ -50,6 +52,7 @@ pub struct Encoder {
     vae: AutoencoderKl,
     seed: u64,
     loss: EncoderLoss,
+    gradient: Gradient,
     device: Device,
 }
 
@@ -83,6 +86,7 @@ impl Encoder {
             vae,
             seed: config.seed,
             loss: config.encoder.clone(),
+            gradient: config.optimise.gradient,
             device: device.clone(),
         })
     }
@@ -94,22 +98,116 @@ impl Encoder {
 
     /// The loss of pairs `[b, 3, h, w]` in `[-1, 1]`.
     pub fn loss(&self, robust: &AutoencoderKl, hq: Tensor<4>, lq: Tensor<4>) -> Tensor<1> {
-        let clean = self.vae.latent_from_image(hq.clone());
-        let target = match self.loss.target {
-            EncoderTarget::Prior => clean.clone(),
-            EncoderTarget::Itself => robust.latent_from_image(hq.clone()),
-        };
+        let prior = self.vae.latent_from_image(hq.clone());
         let z = robust.latent_from_image(lq);
-        let mut loss = (z.clone() - target.clone()).square().mean() * self.loss.latent;
-        if self.loss.pixels != 0.0 {
-            let error = self.vae.image_from_latent(z) - self.vae.image_from_latent(target);
-            loss = loss + error.square().mean() * self.loss.pixels;
+        let own = (self.reads_clean()).then(|| robust.latent_from_image(hq));
+        let latents = Latents { prior, z, own };
+        let target = latents.target(&self.loss);
+        let seen = (self.loss.pixels != 0.0)
+            .then(|| [latents.z.clone(), target].map(|z| self.vae.decode(self.vae.unscaled(z))));
+        self.error(&latents, seen)
+    }
+
+    /// Whether the encoder that trains sees the clean picture too.
+    fn reads_clean(&self) -> bool {
+        self.loss.clean != 0.0 || self.loss.target == EncoderTarget::Itself
+    }
+
+    /// The loss of latents, and of the pictures that the degraded one's and the target's are decoded to.
+    fn error(&self, latents: &Latents, seen: Option<[Tensor<4>; 2]>) -> Tensor<1> {
+        let error = latents.z.clone() - latents.target(&self.loss);
+        let mut loss = error.square().mean() * self.loss.latent;
+        if let Some([degraded, target]) = seen {
+            loss = loss + (degraded - target).square().mean() * self.loss.pixels;
         }
-        if self.loss.clean != 0.0 {
-            let error = robust.latent_from_image(hq) - clean;
-            loss = loss + error.square().mean() * self.loss.clean;
+        if let Some(own) = latents.own.clone().filter(|_| self.loss.clean != 0.0) {
+            loss = loss + (own - latents.prior.clone()).square().mean() * self.loss.clean;
         }
         loss
+    }
+
+    /// Loss and gradients piece by piece.
+    fn by_pieces(
+        &self,
+        of: Pair<'_>,
+        mut pieces: Pieces<'_>,
+        (hq, lq, scale): (Tensor<4>, Tensor<4>, f32),
+    ) -> Evaluation {
+        let prior = self.vae.latent_from_image(hq.clone());
+        let latent = |moments: &Tensor<4>| {
+            let posterior = self.vae.posterior(moments.clone());
+            self.vae.latent_from_mean(posterior.mean)
+        };
+        let (moments, degraded) = pieces.encode(of, lq);
+        let clean = (self.reads_clean()).then(|| pieces.encode(of, hq));
+        let latents = Latents {
+            prior,
+            z: latent(&moments),
+            own: clean.as_ref().map(|(moments, _)| latent(moments)),
+        };
+        let decoder = Pair {
+            plain: &self.vae,
+            taped: &self.vae,
+        };
+        // A target that does not move needs no way back.
+        let seen = (self.loss.pixels != 0.0).then(|| {
+            [latents.z.clone(), latents.target(&self.loss)].map(|end| {
+                let z = self.vae.unscaled(end);
+                if !z.is_tracked() {
+                    return (self.vae.decode(z), None);
+                }
+                let (picture, way) = pieces.decode(decoder, z);
+                (self.vae.unfolded(picture.clone()), Some((picture, way)))
+            })
+        });
+        let pictures = (seen.as_ref()).map(|[(z, _), (target, _)]| [z.clone(), target.clone()]);
+        let loss = self.error(&latents, pictures);
+        let mut tape = (loss.clone() * scale).backward();
+        let mut ends = vec![(moments, degraded)];
+        ends.extend(clean);
+        let mut gradients: Vec<_> = (ends.iter())
+            .map(|(moments, _)| of_leaf(moments, &mut tape))
+            .collect();
+        // The first picture is of the first latent, the second of the second.
+        for (i, (_, picture)) in seen.into_iter().flatten().enumerate() {
+            let Some((picture, way)) = picture else {
+                continue;
+            };
+            let gradient = of_leaf(&picture, &mut tape).expect("the loss is of what was decoded");
+            let gradient = pieces.back(way, gradient);
+            let unscaled = |moments: Tensor<4>| self.vae.unscaled(latent(&moments));
+            let gradient = through(&ends[i].0, unscaled, gradient);
+            gradients[i] = sum([gradients[i].take(), Some(gradient)]);
+        }
+        for ((_, way), gradient) in ends.into_iter().zip(gradients) {
+            if let Some(gradient) = gradient {
+                pieces.back(way, gradient);
+            }
+        }
+        Evaluation {
+            loss: f64::from(loss.into_scalar::<f32>()),
+            gradients: pieces.finish(),
+        }
+    }
+}
+
+/// Scaled latents of a batch.
+struct Latents {
+    /// Of the clean picture, the prior's.
+    prior: Tensor<4>,
+    /// Of the degraded one, by the encoder that trains.
+    z: Tensor<4>,
+    /// Of the clean one, by the encoder that trains, where that is needed.
+    own: Option<Tensor<4>>,
+}
+
+impl Latents {
+    /// What the degraded picture's latent is to be.
+    fn target(&self, loss: &EncoderLoss) -> Tensor<4> {
+        match (&self.own, loss.target) {
+            (Some(own), EncoderTarget::Itself) => own.clone(),
+            _ => self.prior.clone(),
+        }
     }
 }
 
@@ -150,7 +248,16 @@ impl Objective for Encoder {
             let images: Vec<&Image> = batch.iter().map(of).collect();
             tensor_from_images(&images, &self.device)
         };
-        let loss = self.loss(&robust, images(|s| &s.hq), images(|s| &s.lq));
+        let (hq, lq) = (images(|s| &s.hq), images(|s| &s.lq));
+        if let Gradient::Cut(count) = self.gradient {
+            let plain = self.robust(&Weights::from_values(values.clone(), &self.device))?;
+            let of = Pair {
+                plain: &plain,
+                taped: &robust,
+            };
+            return Ok(self.by_pieces(of, Pieces::new(count, &w), (hq, lq, scale)));
+        }
+        let loss = self.loss(&robust, hq, lq);
         let mut tape = (loss.clone() * scale).backward();
         Ok(Evaluation {
             loss: f64::from(loss.into_scalar::<f32>()),

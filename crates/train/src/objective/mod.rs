@@ -7,12 +7,13 @@ mod encoders;
 mod fixed;
 mod levels;
 mod metric;
+mod pieces;
 mod prompts;
 mod robust;
 mod text_cache;
 mod vae;
 
-use std::{collections::btree_map::Entry, path::Path, sync::atomic::AtomicBool};
+use std::{path::Path, sync::atomic::AtomicBool};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use pixels::Image;
@@ -30,7 +31,7 @@ pub use vae::Vae;
 use crate::{
     Error,
     data::{LatentCache, Photos, Sample},
-    optimise::Named,
+    optimise::{Named, add_to},
 };
 
 /// A loss and its gradients.
@@ -55,17 +56,7 @@ impl Evaluation {
     /// Adds another of the same tensors.
     pub(crate) fn add(&mut self, other: Self) {
         self.loss += other.loss;
-        for (name, gradient) in other.gradients {
-            match self.gradients.entry(name) {
-                Entry::Vacant(entry) => {
-                    entry.insert(gradient);
-                }
-                Entry::Occupied(mut entry) => {
-                    let sum = entry.get_mut().par_iter_mut();
-                    sum.zip(gradient).for_each(|(sum, g)| *sum += g);
-                }
-            }
-        }
+        add_to(&mut self.gradients, other.gradients);
     }
 }
 

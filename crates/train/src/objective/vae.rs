@@ -8,18 +8,20 @@ use burn::tensor::{DType, Device, Tensor};
 use pixels::Image;
 use priors::{
     folder::{Folder, NETWORK_FILE},
-    vae::{AutoencoderKl, VaeConfig},
+    vae::{AutoencoderKl, Posterior, VaeConfig},
     weights::{Metadata, Values, Weights, save_safetensors},
 };
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use super::{
-    Evaluation, Objective, below, block_code, image_from_tensor, noise, tensor_from_images,
+    Evaluation, Objective, below, block_code, image_from_tensor, noise,
+    pieces::{Pair, Pieces, of_leaf, sum, through},
+    tensor_from_images,
 };
 use crate::{
     Error,
-    config::{Latent, Start, TrainConfig, VaeInit, VaeLoss},
+    config::{Gradient, Latent, Start, TrainConfig, VaeInit, VaeLoss},
     data::Sample,
     start::{Stored, Take, start_values},
 };
@@ -33,6 +35,7 @@ pub struct Vae {
     start: Start,
     seed: u64,
     loss: VaeLoss,
+    gradient: Gradient,
     device: Device,
 }
 
@@ -50,6 +53,7 @@ impl Vae {
             start: config.start,
             seed: config.seed,
             loss: config.vae.clone(),
+            gradient: config.optimise.gradient,
             device: device.clone(),
         };
         let shape = objective.network(&Weights::blank(device))?;
@@ -68,21 +72,62 @@ impl Vae {
     /// The loss of a batch of pictures in `[-1, 1]`.
     pub fn loss(&self, vae: &AutoencoderKl, x: Tensor<4>, draws: &mut [ChaCha8Rng]) -> Tensor<1> {
         let posterior = vae.encode(x.clone());
-        let (mean, logvar) = (posterior.mean, posterior.logvar);
-        let z = match self.loss.latent {
-            Latent::Mean => mean.clone(),
-            Latent::Draw => {
-                let n = noise(mean.dims(), draws, &self.device);
-                mean.clone() + (logvar.clone() * 0.5).exp() * n
-            }
-        };
-        let error = vae.decode(z) - x;
+        let noise = self.noise(&posterior, draws);
+        let decoded = vae.decode(latent(&posterior, noise));
+        self.error(x, &posterior, decoded)
+    }
+
+    /// What is drawn for a posterior, where a latent is drawn.
+    fn noise(&self, posterior: &Posterior, draws: &mut [ChaCha8Rng]) -> Option<Tensor<4>> {
+        (self.loss.latent == Latent::Draw)
+            .then(|| noise(posterior.mean.dims(), draws, &self.device))
+    }
+
+    /// The loss of pictures whose posterior was `decoded` to these.
+    fn error(&self, x: Tensor<4>, posterior: &Posterior, decoded: Tensor<4>) -> Tensor<1> {
+        let (mean, logvar) = (posterior.mean.clone(), posterior.logvar.clone());
+        let error = decoded - x;
         let kl = (mean.square() + logvar.clone().exp() - 1.0 - logvar).mean() * 0.5;
         let mut loss = error.clone().abs().mean() * self.loss.l1 + kl * self.loss.kl;
         if self.loss.l2 != 0.0 {
             loss = loss + error.square().mean() * self.loss.l2;
         }
         loss
+    }
+
+    /// Loss and gradients piece by piece.
+    fn by_pieces(
+        &self,
+        of: Pair<'_>,
+        mut pieces: Pieces<'_>,
+        (x, draws, scale): (Tensor<4>, &mut [ChaCha8Rng], f32),
+    ) -> Evaluation {
+        let (moments, encoded) = pieces.encode(of, x.clone());
+        let posterior = of.plain.posterior(moments.clone());
+        let noise = self.noise(&posterior, draws);
+        let (decoded, decoding) = pieces.decode(of, latent(&posterior, noise.clone()));
+        let loss = self.error(x, &posterior, of.plain.unfolded(decoded.clone()));
+        let mut tape = (loss.clone() * scale).backward();
+        let of_posterior = of_leaf(&moments, &mut tape);
+        let of_decoded = of_leaf(&decoded, &mut tape).expect("the loss is of what was decoded");
+        let of_latent = pieces.back(decoding, of_decoded);
+        let drawn = |moments| latent(&of.plain.posterior(moments), noise);
+        let of_latent = through(&moments, drawn, of_latent);
+        let of_moments = sum([of_posterior, Some(of_latent)]);
+        pieces.back(encoded, of_moments.expect("one of them"));
+        Evaluation {
+            loss: f64::from(loss.into_scalar::<f32>()),
+            gradients: pieces.finish(),
+        }
+    }
+}
+
+/// What is decoded of a posterior: its mean, or a draw with this noise.
+fn latent(posterior: &Posterior, noise: Option<Tensor<4>>) -> Tensor<4> {
+    let mean = posterior.mean.clone();
+    match noise {
+        None => mean,
+        Some(n) => mean + (posterior.logvar.clone() * 0.5).exp() * n,
     }
 }
 
@@ -114,7 +159,16 @@ impl Objective for Vae {
         let w = Weights::tracked(values.clone(), &self.device);
         let vae = self.network(&w)?;
         let images: Vec<&Image> = batch.iter().map(|sample| &sample.hq).collect();
-        let loss = self.loss(&vae, tensor_from_images(&images, &self.device), draws);
+        let x = tensor_from_images(&images, &self.device);
+        if let Gradient::Cut(count) = self.gradient {
+            let plain = self.network(&Weights::from_values(values.clone(), &self.device))?;
+            let of = Pair {
+                plain: &plain,
+                taped: &vae,
+            };
+            return Ok(self.by_pieces(of, Pieces::new(count, &w), (x, draws, scale)));
+        }
+        let loss = self.loss(&vae, x, draws);
         let mut tape = (loss.clone() * scale).backward();
         Ok(Evaluation {
             loss: f64::from(loss.into_scalar::<f32>()),
