@@ -12,7 +12,7 @@ use restore::adapter::ENCODER_FOLDER;
 use crate::{
     Error, checkpoint,
     config::{Stage, TrainConfig},
-    disk::enough,
+    disk::{CACHE_LESS, enough},
     objective::{encoder_of, folder_of},
     step::averages,
 };
@@ -45,25 +45,32 @@ impl Output {
         })
     }
 
-    /// Refuses to begin where `free` bytes are too few for two checkpoints and the result, less what is in `out` already.
+    /// Refuses to begin where `free` bytes are too few for two checkpoints and the result, less what is in `out` already, and
+    /// `latents`, bytes that the run is still to write of them.
     ///
     /// # Errors
     /// Too little room.
-    pub(crate) fn check_room(&self, out: &Path, free: Option<u64>) -> Result<(), Error> {
+    pub(crate) fn check_room(
+        &self,
+        out: &Path,
+        latents: u64,
+        free: Option<u64>,
+    ) -> Result<(), Error> {
         let there = checkpoint::bytes(out)
             + files(&out.join("prior"), &|_| true)
             + files(&out.join("adapter"), &|_| true);
         let missing = (2 * self.checkpoint + self.result).saturating_sub(there);
         // A finished run, too, writes its checkpoint again beside the one that is there.
         let bytes = missing.max(self.checkpoint);
-        let what = "two checkpoints (the next is written beside the last) and the result";
-        enough(
-            out,
-            what,
-            bytes,
-            free,
-            "free some, or give `out` on another disk",
-        )
+        let twice = "two checkpoints (the next is written beside the last)";
+        let (what, advice) = match latents {
+            0 => (
+                format!("{twice} and the result"),
+                "free some, or give `out` on another disk",
+            ),
+            _ => (format!("{twice}, the result and latents"), CACHE_LESS),
+        };
+        enough(out, &what, bytes.saturating_add(latents), free, advice)
     }
 }
 

@@ -121,9 +121,7 @@ fn run_on(
     let photos = Photos::open(&config.data, config.seed)?;
     let listed = photos.list_hash()?;
     let latents = objective.latents(&listed)?;
-    if let Some((cache, bytes)) = &latents {
-        cache.check_room(*bytes)?;
-    }
+    let latent_bytes = (latents.as_ref()).map_or(0, |(cache, bytes)| cache.missing_bytes(*bytes));
     let photos = Arc::new(photos.with_latents(latents.map(|(cache, _)| cache)));
     let origin = Origin::of(config, listed)?;
     let initial = objective.initial()?;
@@ -136,7 +134,10 @@ fn run_on(
         None => fresh(config, initial)?,
     };
     let output = Output::of(config, &shapes)?;
-    let has_room = || output.check_room(&config.out, (machine.free_bytes)(&config.out));
+    let has_room = || {
+        let free = (machine.free_bytes)(&config.out);
+        output.check_room(&config.out, latent_bytes, free)
+    };
     let mut out = None;
     if writes {
         has_room()?;

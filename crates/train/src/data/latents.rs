@@ -12,7 +12,7 @@ use priors::weights::{Metadata, SafetensorsFile, Values, save_safetensors};
 use serde::{Deserialize, Serialize};
 
 use super::{Place, Sample};
-use crate::{Error, disk::check_room};
+use crate::Error;
 
 /// A sample's latents, values of `[c, h, w]` each.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,18 +63,11 @@ impl LatentCache {
         Self { place, samples }
     }
 
-    /// Refuses to begin where there is no room for `bytes` of latents, less those that are there.
-    ///
-    /// # Errors
-    /// Too little room.
-    pub(crate) fn check_room(&self, bytes: u64) -> Result<(), Error> {
+    /// What is still to be written of `bytes` of latents.
+    pub(crate) fn missing_bytes(&self, bytes: u64) -> u64 {
         let there = std::fs::read_dir(&self.place).map_or(0, Iterator::count);
         let missing = self.samples.saturating_sub(there) as u64;
-        check_room(
-            &self.place,
-            "latents",
-            bytes / self.samples as u64 * missing,
-        )
+        bytes / self.samples as u64 * missing
     }
 
     /// Which of its samples is number `index` of the run.

@@ -117,11 +117,19 @@ fn a_run_without_room_for_its_checkpoints_and_result_is_refused() {
     near(output.checkpoint, checkpoint::bytes(&config.out));
     near(output.result, written(&config.out, &["prior", "adapter"]));
     // What is there needs no more room, but a checkpoint is always written beside another.
-    let free = |bytes| output.check_room(&config.out, Some(bytes));
+    let free = |bytes| output.check_room(&config.out, 0, Some(bytes));
     assert!(free(output.checkpoint + output.checkpoint / 5).is_ok());
     assert!(free(output.checkpoint - 1).is_err());
-    let elsewhere = |bytes| output.check_room(&folder.path().join("new"), Some(bytes));
+    let elsewhere =
+        |latents, bytes| output.check_room(&folder.path().join("new"), latents, Some(bytes));
     let all = 2 * output.checkpoint + output.result;
-    assert!(elsewhere(all).is_ok());
-    assert!(elsewhere(all - 1).is_err());
+    assert!(elsewhere(0, all).is_ok());
+    assert!(elsewhere(0, all - 1).is_err());
+    // Latents lie on the same disk, and are there together with both checkpoints.
+    assert!(elsewhere(5000, all + 5000).is_ok());
+    let why = elsewhere(5000, all + 4999).expect_err("too little");
+    assert!(
+        why.to_string().contains("the result and latents take"),
+        "{why}"
+    );
 }
