@@ -29,7 +29,7 @@ use super::{
     Evaluation, Objective, below,
     fixed::{Fixed, folder_of},
     image_from_tensor,
-    pieces::{Pair, Pieces, of_leaf, sum, through},
+    pieces::{Pair, Pieces, sum, through},
     tensor_from_images,
 };
 use crate::{
@@ -166,14 +166,16 @@ impl Encoder {
         let mut ends = vec![(moments, degraded)];
         ends.extend(clean);
         let mut gradients: Vec<_> = (ends.iter())
-            .map(|(moments, _)| of_leaf(moments, &mut tape))
+            .map(|(moments, _)| moments.grad_remove(&mut tape))
             .collect();
         // The first picture is of the first latent, the second of the second.
         for (i, (_, picture)) in seen.into_iter().flatten().enumerate() {
             let Some((picture, way)) = picture else {
                 continue;
             };
-            let gradient = of_leaf(&picture, &mut tape).expect("the loss is of what was decoded");
+            let gradient = picture
+                .grad_remove(&mut tape)
+                .expect("the loss is of what was decoded");
             let gradient = pieces.back(way, gradient);
             let unscaled = |moments: Tensor<4>| self.vae.unscaled(latent(&moments));
             let gradient = through(&ends[i].0, unscaled, gradient);

@@ -102,11 +102,6 @@ impl<'a> Pieces<'a> {
     }
 }
 
-/// The gradient of a leaf, if the tape reached it.
-pub(super) fn of_leaf(leaf: &Tensor<4>, tape: &mut Gradients) -> Option<Tensor<4>> {
-    leaf.grad_remove(tape)
-}
-
 /// The sum of gradients of which some may be missing.
 pub(super) fn sum(gradients: impl IntoIterator<Item = Option<Tensor<4>>>) -> Option<Tensor<4>> {
     gradients.into_iter().flatten().reduce(|a, b| a + b)

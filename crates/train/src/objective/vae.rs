@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::{
     Evaluation, Objective, below, block_code, image_from_tensor, noise,
-    pieces::{Pair, Pieces, of_leaf, sum, through},
+    pieces::{Pair, Pieces, sum, through},
     tensor_from_images,
 };
 use crate::{
@@ -108,8 +108,10 @@ impl Vae {
         let (decoded, decoding) = pieces.decode(of, latent(&posterior, noise.clone()));
         let loss = self.error(x, &posterior, of.plain.unfolded(decoded.clone()));
         let mut tape = (loss.clone() * scale).backward();
-        let of_posterior = of_leaf(&moments, &mut tape);
-        let of_decoded = of_leaf(&decoded, &mut tape).expect("the loss is of what was decoded");
+        let of_posterior = moments.grad_remove(&mut tape);
+        let of_decoded = decoded
+            .grad_remove(&mut tape)
+            .expect("the loss is of what was decoded");
         let of_latent = pieces.back(decoding, of_decoded);
         let drawn = |moments| latent(&of.plain.posterior(moments), noise);
         let of_latent = through(&moments, drawn, of_latent);
