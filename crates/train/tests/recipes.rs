@@ -115,12 +115,6 @@ fn what_would_be_ignored_or_makes_no_sense_is_refused() {
             "adapter_model",
         ),
         (
-            "mini/vae.toml",
-            "[optimise]",
-            "[optimise]\ngradient = { cut = 4 }",
-            "gradient",
-        ),
-        (
             "mini/encoder.toml",
             "[optimise]",
             "[optimise]\nprecision = \"f16\"",
