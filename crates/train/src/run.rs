@@ -121,6 +121,10 @@ fn run_on(
     let photos = Photos::open(&config.data, config.seed)?;
     let listed = photos.list_hash()?;
     let latents = objective.latents(&listed)?;
+    // Every rank writes latents, maybe to a disk of its own; the first writes checkpoints beside them.
+    if let Some((cache, bytes)) = &latents {
+        cache.check_room(*bytes)?;
+    }
     let latent_bytes = (latents.as_ref()).map_or(0, |(cache, bytes)| cache.missing_bytes(*bytes));
     let photos = Arc::new(photos.with_latents(latents.map(|(cache, _)| cache)));
     let origin = Origin::of(config, listed)?;

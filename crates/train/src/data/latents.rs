@@ -12,7 +12,7 @@ use priors::weights::{Metadata, SafetensorsFile, Values, save_safetensors};
 use serde::{Deserialize, Serialize};
 
 use super::{Place, Sample};
-use crate::Error;
+use crate::{Error, disk::check_room};
 
 /// A sample's latents, values of `[c, h, w]` each.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +61,14 @@ impl LatentCache {
     /// Of so many samples in the folder `place`.
     pub(crate) fn new(place: PathBuf, samples: usize) -> Self {
         Self { place, samples }
+    }
+
+    /// Refuses to begin where there is no room for what is still to be written of `bytes` of latents.
+    ///
+    /// # Errors
+    /// Too little room.
+    pub(crate) fn check_room(&self, bytes: u64) -> Result<(), Error> {
+        check_room(&self.place, "latents", self.missing_bytes(bytes))
     }
 
     /// What is still to be written of `bytes` of latents.
