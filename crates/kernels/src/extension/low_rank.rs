@@ -12,6 +12,7 @@ use super::{
 use crate::fast::{
     isa::Isa,
     linear::{self, Factors, LinearShape},
+    loops::multiply,
 };
 
 /// The map and its update.
@@ -26,26 +27,8 @@ pub(crate) struct LowRankShape {
 }
 
 impl LowRankShape {
-    /// The narrow product, `d_in` to `rank`.
-    fn narrow(&self) -> LinearShape {
-        LinearShape {
-            d_out: self.rank,
-            ..self.map
-        }
-    }
-
-    /// The wide one, `rank` to `d_out`.
-    fn wide(&self) -> LinearShape {
-        LinearShape {
-            d_in: self.rank,
-            ..self.map
-        }
-    }
-
     fn scaled(&self, mut values: Vec<f32>) -> Vec<f32> {
-        if self.scale != 1.0 {
-            values.iter_mut().for_each(|v| *v *= self.scale);
-        }
+        multiply(&mut values, self.scale);
         values
     }
 }
@@ -105,8 +88,14 @@ impl Backward<Flex, 5> for LowRankBackward {
         let LinearShape { n, d_in, d_out, .. } = *map;
         let dy = packed(grads.consume::<Flex>(&ops.node));
         let dy = floats(&dy);
-        let d_low =
-            kept_b.map(|b| shape.scaled(linear::input_grad(isa, &shape.wide(), dy, stored(&b))));
+        let d_low = kept_b.map(|b| {
+            shape.scaled(linear::input_grad(
+                isa,
+                &map.wide(shape.rank),
+                dy,
+                stored(&b),
+            ))
+        });
         let expected = "kept for a tracked input or factor";
         if let Some(x) = x {
             let (weight, a) = (kept_weight.expect(expected), kept_a.expect(expected));
@@ -122,13 +111,13 @@ impl Backward<Flex, 5> for LowRankBackward {
         }
         if let Some(a) = a {
             let d_low = d_low.as_deref().expect(expected);
-            let da = linear::weight_grad(isa, &shape.narrow(), of_x(), d_low);
+            let da = linear::weight_grad(isa, &map.narrow(shape.rank), of_x(), d_low);
             let da = in_dtype(tensor(da, [shape.rank, d_in]), dtypes[1]);
             grads.register::<Flex>(a.id, da);
         }
         if let Some(b) = b {
             let low = low.expect(expected);
-            let db = linear::weight_grad(isa, &shape.wide(), floats(&low), dy);
+            let db = linear::weight_grad(isa, &map.wide(shape.rank), floats(&low), dy);
             let db = in_dtype(tensor(db, [d_out, shape.rank]), dtypes[2]);
             grads.register::<Flex>(b.id, db);
         }

@@ -88,11 +88,7 @@ fn pointwise(
             row_stride: a_strides[0],
             k_stride: a_strides[1],
         },
-        b: Operand {
-            values: Stored::F32(x),
-            row_stride: 1,
-            k_stride: n,
-        },
+        b: Operand::columns(Stored::F32(x), n),
         batch: shape.batch,
         more: None,
         bias: bias.map_or(Bias::None, Bias::Rows),

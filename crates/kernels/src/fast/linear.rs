@@ -8,6 +8,7 @@ use super::{
     dot::{self, Dot, Order},
     gemm::{self, Bias, Gemm, More, Operand, Update},
     isa::Isa,
+    loops::multiply,
     pairs::Products,
     shared::unwritten,
     stored::Stored,
@@ -27,6 +28,19 @@ pub(crate) struct LinearShape {
 }
 
 impl LinearShape {
+    /// The narrow product of a low-rank update, `d_in` to `rank`.
+    pub(crate) fn narrow(self, rank: usize) -> Self {
+        Self {
+            d_out: rank,
+            ..self
+        }
+    }
+
+    /// The wide one, `rank` to `d_out`.
+    pub(crate) fn wide(self, rank: usize) -> Self {
+        Self { d_in: rank, ..self }
+    }
+
     /// The same for operands that are rounded already.
     pub(crate) fn of_rounded(self) -> Self {
         Self {
@@ -97,8 +111,8 @@ pub(crate) fn forward_low_rank(
         let gemm = of_rows(shape, x, weight, bias);
         let update = Update {
             rank,
-            narrow: rows(a, d_in),
-            wide: rows(b, rank),
+            narrow: Operand::rows(a, d_in),
+            wide: Operand::rows(b, rank),
             scale,
         };
         // SAFETY: the products write every value.
@@ -106,18 +120,10 @@ pub(crate) fn forward_low_rank(
         gemm::run_with_update(isa, &gemm, &update, &mut low, &mut y);
         return (y, low);
     }
-    let narrow = LinearShape {
-        d_out: rank,
-        ..*shape
-    };
-    let wide = LinearShape {
-        d_in: rank,
-        ..*shape
-    };
-    let mut low = forward(isa, &narrow, x, a, None);
-    low.iter_mut().for_each(|v| *v *= scale);
+    let mut low = forward(isa, &shape.narrow(rank), x, a, None);
+    multiply(&mut low, scale);
     let mut y = forward(isa, shape, x, weight, bias);
-    let term = forward(isa, &wide, &low, b, None);
+    let term = forward(isa, &shape.wide(rank), &low, b, None);
     y.iter_mut().zip(term).for_each(|(y, term)| *y += term);
     (y, low)
 }
@@ -140,8 +146,8 @@ fn of_rows<'a>(
         m: n,
         n: d_out,
         k: d_in,
-        a: rows(Stored::F32(x), d_in),
-        b: rows(weight, d_in),
+        a: Operand::rows(Stored::F32(x), d_in),
+        b: Operand::rows(weight, d_in),
         batch: 1,
         more: None,
         bias: bias.map_or(Bias::None, Bias::Columns),
@@ -161,27 +167,9 @@ fn product(isa: Isa, gemm: &Gemm<'_>) -> Vec<f32> {
 fn more<'a>(low: &'a [f32], rank: usize, factor: Operand<'a>) -> Option<More<'a>> {
     Some(More {
         k: rank,
-        a: rows(Stored::F32(low), rank),
+        a: Operand::rows(Stored::F32(low), rank),
         b: factor,
     })
-}
-
-/// Contiguous along the sum.
-fn rows(values: Stored<'_>, row_stride: usize) -> Operand<'_> {
-    Operand {
-        values,
-        row_stride,
-        k_stride: 1,
-    }
-}
-
-/// Contiguous along the rows.
-fn columns(values: Stored<'_>, k_stride: usize) -> Operand<'_> {
-    Operand {
-        values,
-        row_stride: 1,
-        k_stride,
-    }
 }
 
 /// The gradient of `x`, `[n, d_in]`.
@@ -204,7 +192,7 @@ pub(crate) fn input_grad_low_rank(
     a: Stored<'_>,
 ) -> Vec<f32> {
     let rank = a.len() / shape.d_in;
-    let update = more(d_low, rank, columns(a, shape.d_in));
+    let update = more(d_low, rank, Operand::columns(a, shape.d_in));
     input_grad_with(isa, shape, dy, weight, update)
 }
 
@@ -225,8 +213,8 @@ fn input_grad_with(
         m: n,
         n: d_in,
         k: d_out,
-        a: rows(Stored::F32(dy), d_out),
-        b: columns(weight, d_in),
+        a: Operand::rows(Stored::F32(dy), d_out),
+        b: Operand::columns(weight, d_in),
         batch: 1,
         more,
         bias: Bias::None,
@@ -247,8 +235,8 @@ pub(crate) fn weight_grad(isa: Isa, shape: &LinearShape, x: &[f32], dy: &[f32]) 
         m: d_out,
         n: d_in,
         k: n,
-        a: columns(Stored::F32(dy), d_out),
-        b: columns(Stored::F32(x), d_in),
+        a: Operand::columns(Stored::F32(dy), d_out),
+        b: Operand::columns(Stored::F32(x), d_in),
         batch: 1,
         more: None,
         bias: Bias::None,

@@ -47,6 +47,13 @@ impl Job for Sum<'_> {
     }
 }
 
+/// `x = factor x`, on the caller's thread: for the narrow product of a low-rank update.
+pub(crate) fn multiply(x: &mut [f32], factor: f32) {
+    if factor != 1.0 {
+        x.iter_mut().for_each(|x| *x *= factor);
+    }
+}
+
 /// `y = f(x)`.
 macro_rules! map {
     ($s:ident, $xs:expr, $ys:expr, |$x:ident| $f:expr) => {{

@@ -17,7 +17,7 @@ mod gemm;
 pub(crate) mod isa;
 mod kept;
 pub(crate) mod linear;
-mod loops;
+pub(crate) mod loops;
 pub(crate) mod norm;
 mod packed;
 pub(crate) mod pairs;

@@ -50,6 +50,26 @@ pub(super) struct Operand<'a> {
     pub(super) k_stride: usize,
 }
 
+impl<'a> Operand<'a> {
+    /// Contiguous along the sum.
+    pub(super) fn rows(values: Stored<'a>, row_stride: usize) -> Self {
+        Self {
+            values,
+            row_stride,
+            k_stride: 1,
+        }
+    }
+
+    /// Contiguous along the rows.
+    pub(super) fn columns(values: Stored<'a>, k_stride: usize) -> Self {
+        Self {
+            values,
+            row_stride: 1,
+            k_stride,
+        }
+    }
+}
+
 /// What is added to the products.
 #[derive(Clone, Copy)]
 pub(super) enum Bias<'a> {

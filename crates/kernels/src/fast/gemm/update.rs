@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use super::{
     super::{
-        amx::Next, isa::Isa, kept::Kept, pairs::Kernel, shared::Shared, simd::dispatch,
-        stored::Stored,
+        amx::Next, isa::Isa, kept::Kept, loops::multiply, pairs::Kernel, shared::Shared,
+        simd::dispatch, stored::Stored,
     },
     Bias, Gemm, More, Operand, PACKED, Plan, Stretch, elements,
     micro::Start,
@@ -49,7 +49,7 @@ pub(in super::super) fn run_with_update(
     let padded = elements(kernel, k) + elements(kernel, rank);
     if kernel != Kernel::Tiles || m * n * k == 0 || padded * m.next_multiple_of(BLOCK) > PACKED {
         run(isa, &narrow, low);
-        scale(low, update.scale);
+        multiply(low, update.scale);
         run(isa, &with_more(gemm, update, low), out);
         return;
     }
@@ -103,9 +103,9 @@ impl Plan<'_> {
                 };
                 dispatch(self.isa, task);
             }
-            scale(low, factor);
+            multiply(low, factor);
             let update = Stretch {
-                a: rows_of(low, rank),
+                a: Operand::rows(Stored::F32(low), rank),
                 k: rank,
                 elements: self.summed..self.padded,
                 ..*stretch
@@ -120,23 +120,9 @@ fn with_more<'a>(gemm: &Gemm<'a>, update: &Update<'a>, low: &'a [f32]) -> Gemm<'
     Gemm {
         more: Some(More {
             k: update.rank,
-            a: rows_of(low, update.rank),
+            a: Operand::rows(Stored::F32(low), update.rank),
             b: update.wide,
         }),
         ..*gemm
-    }
-}
-
-fn rows_of(values: &[f32], row_stride: usize) -> Operand<'_> {
-    Operand {
-        values: Stored::F32(values),
-        row_stride,
-        k_stride: 1,
-    }
-}
-
-fn scale(values: &mut [f32], scale: f32) {
-    if scale != 1.0 {
-        values.iter_mut().for_each(|v| *v *= scale);
     }
 }
