@@ -31,12 +31,16 @@ fn operand(values: Stored<'_>, [row_stride, k_stride]: [usize; 2]) -> Operand<'_
 }
 
 /// `[m, n]`: the sums in f64.
-fn reference(a: &[f32], b: &[f32], [m, n, k]: [usize; 3]) -> Vec<f64> {
+pub(super) fn reference<A, B>(a: &[A], b: &[B], [m, n, k]: [usize; 3]) -> Vec<f64>
+where
+    A: Copy + Into<f64>,
+    B: Copy + Into<f64>,
+{
     let mut c = vec![0.0; m * n];
     for i in 0..m {
         for j in 0..n {
             let rows = a[i * k..(i + 1) * k].iter().zip(&b[j * k..(j + 1) * k]);
-            c[i * n + j] = rows.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            c[i * n + j] = rows.map(|(a, b)| (*a).into() * (*b).into()).sum();
         }
     }
     c

@@ -45,6 +45,11 @@ fn error(got: &[f32], want: &[f64]) -> f64 {
     if norm == 0.0 { off } else { off / norm }
 }
 
+fn on_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.expect("a pool").install(f)
+}
+
 fn assert_close(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
     let error = error(got, want);
     assert!(
@@ -192,11 +197,7 @@ fn results_have_the_same_bits_for_any_number_of_threads() {
         let (gain, bias) = (noise(c_in, 5), noise(c_out.max(c_in), 6));
         for isa in Isa::available() {
             let run = |threads: usize| {
-                let pool = rayon::ThreadPoolBuilder::new()
-                    .num_threads(threads)
-                    .build()
-                    .expect("a pool");
-                pool.install(|| {
+                on_threads(threads, || {
                     let w = Stored::F32(&weight);
                     let rough = ConvShape {
                         products: Products::Bf16,

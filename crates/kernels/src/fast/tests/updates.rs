@@ -2,7 +2,7 @@
 
 use burn::tensor::bf16;
 
-use super::{assert_close, noise};
+use super::{assert_close, matrices::reference, noise, on_threads};
 use crate::fast::{
     isa::Isa,
     linear::{self, Factors, LinearShape},
@@ -10,20 +10,9 @@ use crate::fast::{
     stored::Stored,
 };
 
-/// `[m, n]`: the sums in f64.
-fn product(a: &[f64], b: &[f64], [m, n, k]: [usize; 3]) -> Vec<f64> {
-    let cell = |i: usize, j: usize| {
-        let pairs = a[i * k..][..k].iter().zip(&b[j * k..][..k]);
-        pairs.map(|(a, b)| a * b).sum()
-    };
-    (0..m * n).map(|at| cell(at / n, at % n)).collect()
-}
-
-/// Values that bfloat16 holds, and the same in f64.
-fn rounded(n: usize, seed: u64) -> (Vec<bf16>, Vec<f64>) {
-    let stored: Vec<bf16> = noise(n, seed).into_iter().map(bf16::from_f32).collect();
-    let wide = stored.iter().map(|v| f64::from(v.to_f32())).collect();
-    (stored, wide)
+/// Values that bfloat16 holds.
+fn rounded(n: usize, seed: u64) -> Vec<bf16> {
+    noise(n, seed).into_iter().map(bf16::from_f32).collect()
 }
 
 /// Rows, inputs, outputs, rank.
@@ -42,17 +31,14 @@ const SHAPES: [[usize; 4]; 7] = [
 fn an_updated_map_matches_f64_and_threads_change_nothing() {
     for [n, d_in, d_out, rank] in SHAPES {
         let x = noise(n * d_in, 1);
-        let (weight, wide_weight) = rounded(d_out * d_in, 2);
-        let (a, wide_a) = rounded(rank * d_in, 3);
-        let (b, wide_b) = rounded(d_out * rank, 4);
+        let weight = rounded(d_out * d_in, 2);
+        let (a, b) = (rounded(rank * d_in, 3), rounded(d_out * rank, 4));
         let bias = noise(d_out, 5);
         let scale = 0.75;
-        let wide_x: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
-        let mut want_low = product(&wide_x, &wide_a, [n, rank, d_in]);
+        let mut want_low = reference(&x, &a, [n, rank, d_in]);
         want_low.iter_mut().for_each(|v| *v *= f64::from(scale));
-        let term = product(&want_low, &wide_b, [n, d_out, rank]);
-        let want: Vec<f64> = product(&wide_x, &wide_weight, [n, d_out, d_in])
-            .into_iter()
+        let term = reference(&want_low, &b, [n, d_out, rank]);
+        let want: Vec<f64> = (reference(&x, &weight, [n, d_out, d_in]).iter())
             .zip(term)
             .enumerate()
             .map(|(at, (y, term))| y + term + f64::from(bias[at % d_out]))
@@ -72,11 +58,7 @@ fn an_updated_map_matches_f64_and_threads_change_nothing() {
                     scale,
                 };
                 let run = |threads: usize| {
-                    let pool = rayon::ThreadPoolBuilder::new()
-                        .num_threads(threads)
-                        .build()
-                        .expect("a pool");
-                    pool.install(|| {
+                    on_threads(threads, || {
                         let weight = Stored::Bf16(&weight);
                         linear::forward_low_rank(isa, &shape, &x, weight, Some(&bias), &factors)
                     })

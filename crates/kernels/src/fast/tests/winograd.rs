@@ -3,7 +3,7 @@
 use super::{
     assert_close,
     convolutions::{CASES, products, shape},
-    noise,
+    noise, on_threads,
 };
 use crate::fast::{conv::ConvShape, isa::Isa, packed::WeightOrder, stored::Stored, winograd};
 
@@ -125,9 +125,9 @@ fn sixteen_bit_kernels_equal_their_widened_values_and_threads_change_nothing() {
     let wide_half: Vec<f32> = half.iter().map(|w| w.to_f32()).collect();
     for isa in Isa::available() {
         let run = |threads: usize, weight| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-            pool.expect("a pool")
-                .install(|| winograd::run(isa, &shape, &x, weight, &plain_order(40), None))
+            on_threads(threads, || {
+                winograd::run(isa, &shape, &x, weight, &plain_order(40), None)
+            })
         };
         for (narrow, wide) in [
             (Stored::Bf16(&bf), Stored::F32(&wide_bf)),
