@@ -259,12 +259,7 @@ impl Objective for Encoder {
             };
             return Ok(self.by_pieces(of, Pieces::new(count, &w), (hq, lq, scale)));
         }
-        let loss = self.loss(&robust, hq, lq);
-        let mut tape = (loss.clone() * scale).backward();
-        Ok(Evaluation {
-            loss: f64::from(loss.into_scalar::<f32>()),
-            gradients: w.gradients(&mut tape),
-        })
+        Ok(Evaluation::by_tape(self.loss(&robust, hq, lq), scale, &w))
     }
 
     /// Clean, degraded, and the degraded picture through the encoder that trains.

@@ -17,7 +17,7 @@ use std::{path::Path, sync::atomic::AtomicBool};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use pixels::Image;
-use priors::weights::Values;
+use priors::weights::{Values, Weights};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
@@ -44,6 +44,15 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
+    /// A loss and the gradients of `weights` by its tape, times `scale`.
+    pub(crate) fn by_tape(loss: Tensor<1>, scale: f32, weights: &Weights) -> Self {
+        let mut tape = (loss.clone() * scale).backward();
+        Self {
+            loss: f64::from(loss.into_scalar::<f32>()),
+            gradients: weights.gradients(&mut tape),
+        }
+    }
+
     /// Multiplies loss and gradients with `part`.
     pub(crate) fn scale(&mut self, part: f64) {
         self.loss *= part;

@@ -170,12 +170,7 @@ impl Objective for Vae {
             };
             return Ok(self.by_pieces(of, Pieces::new(count, &w), (x, draws, scale)));
         }
-        let loss = self.loss(&vae, x, draws);
-        let mut tape = (loss.clone() * scale).backward();
-        Ok(Evaluation {
-            loss: f64::from(loss.into_scalar::<f32>()),
-            gradients: w.gradients(&mut tape),
-        })
+        Ok(Evaluation::by_tape(self.loss(&vae, x, draws), scale, &w))
     }
 
     fn show(
