@@ -115,6 +115,17 @@ pub(super) struct Gemm<'a> {
     pub(super) products: Products,
 }
 
+impl Gemm<'_> {
+    /// The bias has a value for each row or column.
+    fn check_bias(&self) {
+        match self.bias {
+            Bias::None => {}
+            Bias::Rows(bias) => assert_eq!(bias.len(), self.m),
+            Bias::Columns(bias) => assert_eq!(bias.len(), self.n),
+        }
+    }
+}
+
 /// Parts of the result's rows that a kernel takes at a time: their first rows and sizes.
 struct Blocks {
     starts: Vec<usize>,
@@ -148,6 +159,7 @@ impl Blocks {
 pub(super) fn run(isa: Isa, gemm: &Gemm<'_>, out: &mut [f32]) {
     let Gemm { batch, m, n, k, .. } = *gemm;
     assert_eq!(out.len(), batch * m * n);
+    gemm.check_bias();
     if out.is_empty() {
         return;
     }
@@ -203,11 +215,7 @@ impl<'a> Plan<'a> {
             ..
         } = *gemm;
         assert!(batch * m * n * k > 0);
-        match gemm.bias {
-            Bias::None => {}
-            Bias::Rows(bias) => assert_eq!(bias.len(), m),
-            Bias::Columns(bias) => assert_eq!(bias.len(), n),
-        }
+        gemm.check_bias();
         let kernel = gemm.products.kernel(isa);
         let mut stretches = vec![Stretch {
             a,
